@@ -1,0 +1,58 @@
+"""Real gloo processes for tests: every rank runs one function, its results come back in rank order."""
+
+import socket
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+
+def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout: float = 120.0) -> list[Any]:
+    """Run `function(rank, world_size, *args)` in `world_size` spawned processes with a gloo group.
+
+    Returns the results (picklable; tensors as numpy) by rank. The first failure is raised with its traceback.
+    `function` must be defined at the top of a module.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = mp.get_context("spawn")
+    results = context.SimpleQueue()
+    ranks = [
+        context.Process(target=_rank, args=(function, rank, world_size, port, args, results), daemon=True)
+        for rank in range(world_size)
+    ]
+    for process in ranks:
+        process.start()
+    collected: dict[int, Any] = {}
+    try:
+        while len(collected) < world_size:
+            if not results._reader.poll(timeout):
+                raise TimeoutError(f"ranks {sorted(set(range(world_size)) - set(collected))} gave no result")
+            rank, failure, value = results.get()
+            if failure:
+                raise AssertionError(f"rank {rank} failed:\n{failure}")
+            collected[rank] = value
+    finally:
+        for process in ranks:
+            process.join(5)
+            if process.is_alive():
+                process.kill()
+    return [collected[rank] for rank in range(world_size)]
+
+
+def _rank(function, rank, world_size, port, args, results):
+    torch.set_num_threads(1)
+    try:
+        dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size)
+        value = function(rank, world_size, *args)
+        dist.barrier()
+        results.put((rank, None, value))
+    except Exception:
+        results.put((rank, traceback.format_exc(), None))
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
