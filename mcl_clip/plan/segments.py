@@ -1,0 +1,37 @@
+"""The layout of a global batch: contiguous segments, inside which the negatives live."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+
+
+@dataclass(frozen=True)
+class SegmentLayout:
+    """Lengths of the contiguous segments of a global batch, in position order.
+
+    Samples of one segment share a pseudo-label. Positions are rank-major: rank r of W holds
+    [r*G/W, (r+1)*G/W). Raises `ValueError` when a length is not positive.
+    """
+
+    lengths: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        lengths = tuple(int(length) for length in self.lengths)
+        if any(length <= 0 for length in lengths):
+            raise ValueError(f"segment lengths must be positive, got {lengths}")
+        object.__setattr__(self, "lengths", lengths)
+
+    @staticmethod
+    def one(size: int) -> "SegmentLayout":
+        """The layout of plain contrastive training: one segment of `size` samples."""
+        return SegmentLayout((size,))
+
+    @cached_property
+    def size(self) -> int:
+        """Number of positions, G."""
+        return sum(self.lengths)
+
+    def bounds(self) -> tuple[tuple[int, int], ...]:
+        """(start, stop) of every segment, in position order."""
+        stops = tuple(accumulate(self.lengths))
+        return tuple(zip((0, *stops[:-1]), stops, strict=True)) if stops else ()
