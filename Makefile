@@ -1,0 +1,53 @@
+# Every target sets .venv up from nothing; only make and Python 3.11 or newer are needed.
+PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11 python3.14,$(shell $(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $(p))))
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := mcl_clip training eval demo benchmarks tests
+
+.PHONY: help install demo test test-long lint bench study clean
+
+help:
+	@echo "make install    .venv with mcl_clip and everything it needs (about 6 GB: torch brings CUDA)"
+	@echo "make demo       generated data -> three stages -> fused model -> runs/demo/report.html (CPU)"
+	@echo "make test       the test suite (CPU)        make test-long   the same, thorough property and kill tests"
+	@echo "make lint       ruff and mypy               make bench       every benchmark, one line of JSON each"
+	@echo "make study      does it work? MCL against controls of equal compute -> docs/study/"
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or newer is needed; name one with make PYTHON=/path/to/python3" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: setup.cfg constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+install: $(VENV)/.installed
+
+demo: $(VENV)/.installed
+	$(BIN)/python -m demo --output runs/demo
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest
+
+test-long: $(VENV)/.installed-dev
+	MCL_TEST_PROFILE=long $(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed-dev
+	@for name in loss bucketing planner clustering fused_inference train_step input_pipeline; do \
+		echo "# $$name" >&2; $(BIN)/python -m benchmarks.$$name --json || exit 1; done
+
+study: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.suppression
+
+clean:
+	rm -rf $(VENV) build *.egg-info
