@@ -1,0 +1,150 @@
+"""A stage's model on disk: a directory that plain open_clip loads, without mcl_clip."""
+
+import copy
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.tokenizer import HFTokenizer
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from open_clip.transformer import QuickGELU
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import nn
+
+from mcl_clip.artifacts import atomic_directory, read_json, sha256_file, sha256_json, write_json
+from mcl_clip.errors import UserError
+
+CONFIG_NAME = "open_clip_config.json"
+WEIGHTS_NAME = "open_clip_model.safetensors"
+
+
+def save_stage_model(
+    model: nn.Module,
+    directory: str | os.PathLike,
+    *,
+    model_cfg: Mapping[str, Any],
+    preprocess_cfg: Mapping[str, Any],
+    extra: Mapping[str, Any] | None = None,
+    tokenizer: Any = None,
+) -> None:
+    """Write an open_clip model as `open_clip_config.json` and `open_clip_model.safetensors`, atomically.
+
+    `open_clip.create_model_and_transforms("local-dir:DIRECTORY")` loads it. `model_cfg` is open_clip's
+    configuration of the architecture; what the weights need besides (see `complete_model_cfg`) is added.
+    `extra` is kept under `mcl_clip` in the configuration. `tokenizer` is an open_clip tokenizer; one from
+    Hugging Face is stored in the directory, because open_clip looks for it there. Raises `UserError` when
+    that tokenizer cannot be had.
+    """
+    model_cfg = complete_model_cfg(model, model_cfg)
+    config = {"model_cfg": model_cfg, "preprocess_cfg": dict(preprocess_cfg), "mcl_clip": dict(extra or {})}
+    with atomic_directory(directory) as temporary:
+        save_file(storable_state(model), temporary / WEIGHTS_NAME)
+        if model_cfg["text_cfg"].get("hf_tokenizer_name"):
+            save_tokenizer(tokenizer, model_cfg["text_cfg"], temporary)
+        write_json(temporary / CONFIG_NAME, config)
+
+
+def load_stage_model(
+    directory: str | os.PathLike, device: str | torch.device = "cpu", precision: str = "fp32"
+) -> tuple[nn.Module, Any, Any]:
+    """Load a stage directory as (model in eval mode, preprocess for evaluation, tokenizer).
+
+    `precision` is open_clip's. Raises `UserError` when the directory is not a whole open_clip model. The
+    global random state is left as it was, although open_clip draws initial weights before it loads.
+    """
+    config = read_stage_config(directory)
+    weights = stage_weights(directory)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            model = open_clip.create_model(f"local-dir:{directory}", precision=precision, device=device)
+        tokenizer = open_clip.get_tokenizer(f"local-dir:{directory}")
+    except (SafetensorError, EOFError) as error:
+        raise UserError(f"{weights} is truncated or no safetensors file ({error}); write it again") from None
+    except (RuntimeError, ValueError, KeyError, TypeError, OSError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        name = config["model_cfg"].get("vision_cfg", {}).get("timm_model_name", "")
+        raise UserError(
+            f"{directory} does not load as an open_clip model {name}({' '.join(reason[:2])}); "
+            f"its {CONFIG_NAME} and weights must belong together"
+        ) from None
+    model.eval()
+    return model, image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False), tokenizer
+
+
+def model_hash(directory: str | os.PathLike) -> str:
+    """SHA-256 of what a stage model computes: its architecture, its preprocessing and its weights' bytes."""
+    config = read_stage_config(directory)
+    return sha256_json(
+        [config["model_cfg"], config.get("preprocess_cfg", {}), sha256_file(stage_weights(directory))]
+    )
+
+
+def complete_model_cfg(model: nn.Module, model_cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """Open_clip's configuration from which `model` can be built again, whatever flags it was created with.
+
+    Adds what `create_model` takes as flags or from a pretrained tag: QuickGELU (OpenAI's weights need it),
+    a text tower of its own, the sigmoid form's bias, image size and context length.
+    """
+    config = copy.deepcopy(dict(model_cfg))
+    vision, text = config["vision_cfg"], config["text_cfg"]
+    config["quick_gelu"] = any(isinstance(module, QuickGELU) for module in model.modules())
+    if hasattr(model, "text"):
+        config["custom_text"] = True
+    if getattr(model, "logit_bias", None) is not None:
+        config.setdefault("init_logit_bias", float(model.logit_bias.detach().reshape(-1)[0]))
+    if model.logit_scale.ndim:
+        config["nonscalar_logit_scale"] = True
+    size = model.visual.image_size
+    size = size if isinstance(size, int) else list(size)
+    vision["image_size"] = size if isinstance(size, int) or len(set(size)) > 1 else size[0]
+    if not text.get("hf_model_name"):
+        text["context_length"] = int(model.context_length)
+    return config
+
+
+def storable_state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """State dict on the host in safetensors' terms: contiguous, and no two names on one storage."""
+    state: dict[str, torch.Tensor] = {}
+    storages = set()
+    for name, tensor in model.state_dict().items():
+        tensor = tensor.detach().cpu().contiguous()
+        storage = tensor.untyped_storage().data_ptr()
+        shared = storage in storages or tensor.untyped_storage().nbytes() != tensor.nbytes
+        state[name] = tensor.clone() if shared else tensor
+        storages.add(storage)
+    return state
+
+
+def save_tokenizer(tokenizer: Any, text_cfg: Mapping[str, Any], directory: Path) -> None:
+    """Store a Hugging Face tokenizer's files beside the model, fetching them by name when none is given."""
+    name = text_cfg["hf_tokenizer_name"]
+    if tokenizer is None:
+        try:
+            tokenizer = HFTokenizer(name, **(text_cfg.get("tokenizer_kwargs") or {}))
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"the tokenizer {name} of this model cannot be loaded ({reason})") from None
+    tokenizer.save_pretrained(directory)
+
+
+def read_stage_config(directory: str | os.PathLike) -> dict[str, Any]:
+    """The whole `open_clip_config.json` of a stage directory; `UserError` when it is not one."""
+    path = Path(directory) / CONFIG_NAME
+    if not path.is_file():
+        raise UserError(f"{directory} is not a stage directory: it has no {CONFIG_NAME}")
+    config = read_json(path)
+    if not isinstance(config, dict) or not isinstance(config.get("model_cfg"), dict):
+        raise UserError(f"{path} is not open_clip's: it has no model_cfg")
+    return config
+
+
+def stage_weights(directory: str | os.PathLike) -> Path:
+    """The safetensors file of a stage directory; `UserError` when there is none (open_clip only warns)."""
+    for name in (WEIGHTS_NAME, "open_clip_pytorch_model.safetensors", "model.safetensors"):
+        if (path := Path(directory) / name).is_file():
+            return path
+    raise UserError(f"{directory} has no {WEIGHTS_NAME}: copy the weights beside {CONFIG_NAME}")
