@@ -6,7 +6,7 @@ LOOK_AHEAD = 64
 
 
 def pack(sizes: Sequence[int], capacity: int, minimum: int) -> list[list[tuple[int, int, int]]]:
-    """Cut items of the given sizes, in the given order, into batches of `capacity` samples; the last may be short.
+    """Cut items of the given sizes, in the given order, into batches of `capacity`; the last may be short.
 
     Returns, per batch, (item, start, count): samples [start, start + count) of that item. Every sample occurs
     once; an item occurs at most once in a batch, and consecutive batches continue it. Items are taken out of

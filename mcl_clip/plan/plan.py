@@ -220,7 +220,7 @@ def _lanes(size, global_batch, policy):
 
 
 def _pack(size, body, leftover, turn, global_batch, policy):
-    """Packed batches, buckets in the order `turn`; the last is filled with repeats of what it does not hold."""
+    """Packed batches, buckets in the order `turn`; the last is filled with repeats of samples it lacks."""
     batches = [
         [Segment(int(turn[item]), int(body[turn[item]]) + start, count) for item, start, count in batch]
         for batch in pack(leftover[turn].tolist(), global_batch, _sliver(policy, global_batch))
