@@ -1,0 +1,162 @@
+"""Spherical k-means on unit vectors (faiss), seeded, best of several restarts, on every point it is given."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import faiss
+import numpy as np
+
+from mcl_clip.errors import UserError
+from mcl_clip.seeds import words
+
+# Unit vectors in fp32 are exact to about 1e-7; below this squared distance two of them are the same for us.
+SAME = 1e-6
+
+
+@dataclass(frozen=True)
+class KMeans:
+    """Unit centroids `[K, D]` fp32; `objective` is the mean squared Euclidean distance of a point to its
+    centroid (0 to 4, lower is better); `sizes` counts the points of each cluster; `restarts` holds every
+    restart's objective.
+    """
+
+    centroids: np.ndarray
+    objective: float
+    sizes: tuple[int, ...]
+    restarts: tuple[float, ...]
+
+
+def fit_kmeans(
+    features: np.ndarray,
+    k: int,
+    *,
+    seed: int,
+    restarts: int = 3,
+    iterations: int = 25,
+    threads: int | None = None,
+) -> KMeans:
+    """Cluster unit vectors `features` [N, D] fp32 into `k` clusters; the same input and seed give the same
+    bits.
+
+    `threads` (default: every core of this process) changes the time only. All N points are used (faiss alone
+    would subsample to 256 per centroid); a GPU is used when faiss sees one. Raises `UserError` on non-finite
+    or zero features, when all features are nearly the same, when `k` exceeds the number of distinct points,
+    and when clusters come out empty or collapsed into each other.
+    """
+    features = np.ascontiguousarray(features, dtype=np.float32)
+    _check(features, k)
+    best: KMeans | None = None
+    objectives = []
+    with _threads(threads or _cores()):
+        for word in words(restarts, seed, k):
+            centroids = _train(features, k, int(word) & 0x7FFFFFFF, iterations)
+            cluster, distance = assign(features, centroids)
+            sizes = np.bincount(cluster, minlength=k)
+            objectives.append(float(np.mean(np.square(distance, dtype=np.float64))))
+            whole = sizes.min() > 0 and _closest_pair(centroids) > SAME
+            if whole and (best is None or objectives[-1] < best.objective):
+                best = KMeans(centroids, objectives[-1], tuple(sizes.tolist()), ())
+    if best is None:
+        raise UserError(
+            f"k-means left empty or collapsed clusters in each of {restarts} restarts with {k} clusters on "
+            f"{len(features)} samples; lower --mcl-clusters"
+        )
+    return KMeans(best.centroids, best.objective, best.sizes, tuple(objectives))
+
+
+def assign(features: np.ndarray, centroids: np.ndarray, block: int = 65536) -> tuple[np.ndarray, np.ndarray]:
+    """Nearest centroid of unit vectors [N, D] among unit centroids [K, D]: (cluster int32 [N], distance fp32
+    [N]).
+
+    The distance is Euclidean, from 0 to 2. Ties go to the lower cluster.
+    """
+    cluster = np.empty(len(features), np.int32)
+    distance = np.empty(len(features), np.float32)
+    for start in range(0, len(features), block):
+        similarity = features[start : start + block] @ centroids.T
+        nearest = similarity.argmax(1)
+        cosine = np.take_along_axis(similarity, nearest[:, None], 1)[:, 0]
+        cluster[start : start + block] = nearest
+        distance[start : start + block] = np.sqrt(np.maximum(2 - 2 * cosine, 0))
+    return cluster, distance
+
+
+def _train(features: np.ndarray, k: int, seed: int, iterations: int) -> np.ndarray:
+    kmeans = faiss.Kmeans(
+        features.shape[1],
+        k,
+        niter=iterations,
+        seed=seed,
+        spherical=True,
+        min_points_per_centroid=1,
+        max_points_per_centroid=len(features),
+        gpu=faiss.get_num_gpus() > 0,
+    )
+    kmeans.train(features)
+    return kmeans.centroids
+
+
+def _check(features: np.ndarray, k: int) -> None:
+    if k < 1:
+        raise UserError(f"--mcl-clusters is {k}; it must be at least 1")
+    if len(features) < k:
+        raise UserError(f"{k} clusters cannot be made of {len(features)} samples; lower --mcl-clusters")
+    mean = np.zeros(features.shape[1])
+    for block in np.array_split(features, len(features) // 65536 + 1):
+        norms = np.linalg.norm(block, axis=1)
+        bad = int(np.sum(~(np.abs(norms - 1) < 1e-3)))
+        if bad:
+            raise UserError(
+                f"{bad} of {len(block)} features are NaN, infinite or zero; the stage's model is broken "
+                f"or its precision "
+                "too low: try --precision fp32, or train that stage again with a lower --lr "
+                "(--mcl-clusters is not the cause)"
+            )
+        mean += block.sum(0, dtype=np.float64)
+    distinct = _count_distinct(features, k)
+    if distinct < k:
+        raise UserError(
+            f"the samples have only {distinct} distinct features, too few for {k} clusters; lower "
+            f"--mcl-clusters"
+        )
+    spread = 1 - float(np.sum(np.square(mean / len(features))))
+    if k > 1 and spread < SAME:
+        raise UserError(
+            f"the model gives nearly the same feature to all samples (spread {spread:.1e}), so its "
+            f"clusters mean nothing; "
+            "check the model, or use --mcl-clusters 1"
+        )
+
+
+def _count_distinct(features: np.ndarray, enough: int) -> int:
+    """Number of distinct rows, counted no further than `enough`."""
+    seen: set[bytes] = set()
+    for row in features:
+        seen.add(row.tobytes())
+        if len(seen) >= enough:
+            break
+    return len(seen)
+
+
+def _closest_pair(centroids: np.ndarray) -> float:
+    """Smallest squared distance between two centroids; infinite for a single one."""
+    squared = 2 - 2 * (centroids.astype(np.float64) @ centroids.astype(np.float64).T)
+    np.fill_diagonal(squared, np.inf)
+    return float(squared.min())
+
+
+def _cores() -> int:
+    # Not OMP_NUM_THREADS: torchrun sets it to 1, and while one rank fits, the others only wait.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(count)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
