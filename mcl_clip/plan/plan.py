@@ -164,9 +164,7 @@ def make_plan(
     packed: tuple[tuple[Segment, ...], ...] = ()
     dropped = int(leftover.sum()) if policy.leftovers == "drop" else 0
     if policy.leftovers == "pack":
-        packed = _pack(
-            size, full * global_batch, leftover, np.argsort(turn), global_batch, _sliver(policy, global_batch)
-        )
+        packed = _pack(size, full * global_batch, leftover, np.argsort(turn), global_batch, policy)
     counts = np.append(full, len(packed))
     if not counts.any():
         raise UserError(
