@@ -1,7 +1,8 @@
-"""A convolutional image tower small enough to train on a laptop's CPU in seconds; a timm model named `mcl_tiny_conv`.
+"""A convolutional image tower that trains on a laptop's CPU in seconds: the timm model `mcl_tiny_conv`.
 
-Four convolutions end in a 4x4 map of 32-pixel images, and the map is flattened, not averaged: where something
-stands, and how often, stays readable. GroupNorm keeps no running statistics, so training and evaluation agree.
+Four convolutions end in a 4x4 map of 32-pixel images, and the map is flattened, not averaged: where
+something stands, and how often, stays readable. GroupNorm keeps no running statistics, so training and
+evaluation agree.
 """
 
 from typing import Any
@@ -13,7 +14,7 @@ IMAGE_SIZE = 32
 
 
 class TinyConv(nn.Module):
-    """Images [B, 3, 32, 32] to features [B, num_features], or to logits [B, num_classes] with a classifier."""
+    """Images [B, 3, 32, 32] to features [B, num_features], or logits [B, num_classes] with a classifier."""
 
     def __init__(
         self,
