@@ -1,0 +1,197 @@
+"""A data set of shards: what stands in its directory, in numbers per shard.
+
+Sources, buckets and index-only buckets differ only in here. In the directory:
+
+manifest.json         written last: the commit; totals, label paths, hashes
+shards.parquet        one row a shard: name, label, samples, failed, bytes, rows_sha256
+tars.parquet          one row a tar: path, bytes, rest_crc32
+sources.parquet       name of every source shard; not for a source
+offsets/00000012.arrow    see `offsets`
+"""
+
+import os
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mcl_clip.artifacts import atomic_path, read_json, sha256_json, write_json
+from mcl_clip.errors import UserError
+from mcl_clip.shards.offsets import content_sha256, offsets_path, read_offsets
+from mcl_clip.shards.reader import ShardRows, Tars
+
+FORMAT = {"format": "mcl_clip shards", "version": 1}
+KINDS = ("source", "buckets", "index-only")
+SHARDS_SCHEMA = pa.schema(
+    [
+        ("name", pa.string()),
+        ("label", pa.int32()),  # place in the label paths
+        ("samples", pa.int32()),  # that can be trained on
+        ("failed", pa.int32()),  # rows after these, without image or caption
+        ("bytes", pa.int64()),  # of all samples, tar headers included
+        ("rows_sha256", pa.string()),
+    ]
+)
+TARS_SCHEMA = pa.schema(
+    [
+        ("path", pa.string()),  # relative to the directory when inside it
+        ("bytes", pa.int64()),
+        ("rest_crc32", pa.uint32()),  # over all bytes that belong to no sample
+    ]
+)
+SOURCES_SCHEMA = pa.schema([("name", pa.string())])
+_UNHASHED = ("hash", "made_from")
+
+
+class Manifest:
+    """An index or a directory of buckets; open one with `Manifest.load`. Memory: O(shards), read when used.
+
+    directory: Path. info: `manifest.json`. kind: "source" (shard i is tar i), "buckets" (shard i is tar i of
+    the directory) or "index-only" (rows of a shard point into many source tars). hash: SHA-256 of the content,
+    wherever it lies. label_paths: of all labels; a source has one, "". caption_key: None for `.txt` captions,
+    else the key in `.json`. made_from: hashes of what the data was made from.
+    """
+
+    def __init__(self, directory: Path, info: dict[str, Any]):
+        self.directory, self.info = directory, info
+        self.kind: str = info["kind"]
+        self.hash: str = info["hash"]
+        self.num_shards: int = info["num_shards"]
+        self.num_samples: int = info["num_samples"]
+        self.num_failed: int = info["num_failed"]
+        self.label_paths: list[str] = info["label_paths"]
+        self.caption_key: str | None = info["caption_key"]
+        self.made_from: dict[str, Any] = info["made_from"]
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike) -> "Manifest":
+        """Open a directory; `UserError` when it is unfinished, of another version, or was changed."""
+        directory = Path(directory)
+        path = directory / "manifest.json"
+        if not path.exists():
+            raise UserError(f"{directory} holds no finished index or buckets; run mcl-shards again to finish")
+        info = read_json(path)
+        if not isinstance(info, dict) or {name: info.get(name) for name in FORMAT} != FORMAT:
+            raise UserError(f"{path} is not of {FORMAT}; make it again with this version of mcl-shards")
+        if info.get("hash") != _hash_of(info) or info["kind"] not in KINDS:
+            raise UserError(f"{path} was changed after it was made; make it again")
+        return cls(directory, info)
+
+    @property
+    def shard_names(self) -> list[str]:
+        """Names by shard; for a source these are what labels refer to."""
+        return self._names
+
+    @cached_property
+    def shard_size(self) -> np.ndarray:
+        """int32 [shards]: samples that can be trained on, rows [0, size) of each shard."""
+        return self.shards["samples"].to_numpy()
+
+    @cached_property
+    def shard_label(self) -> np.ndarray:
+        """int32 [shards]: place in `label_paths`."""
+        return self.shards["label"].to_numpy()
+
+    @cached_property
+    def source_names(self) -> list[str]:
+        """Names of the source shards by source ordinal."""
+        if self.kind == "source":
+            return self.shard_names
+        return self._table("sources", SOURCES_SCHEMA)["name"].to_pylist()
+
+    @cached_property
+    def tars(self) -> Tars:
+        """The tars that the rows point into; made once in a process."""
+        table = self.tar_table
+        paths = [os.path.join(self.directory, path) for path in table["path"].to_pylist()]
+        return Tars(paths, table["bytes"].to_numpy())
+
+    def open_shard(self, shard: int) -> ShardRows:
+        """Rows of a shard by ordinal; `UserError` when its offsets are missing or not those of the manifest."""
+        path = offsets_path(self.directory, shard)
+        table, _ = read_offsets(path)
+        size = int(self.shard_size[shard])
+        if len(table) != size + int(self.shards["failed"][shard].as_py()):
+            raise UserError(f"{path} is not the one of the manifest; run mcl-shards verify {self.directory}")
+        names = None if self.kind == "source" else self.source_names
+        return ShardRows(self.shard_names[shard], table, size, self.tars, self.caption_key, names)
+
+    @cached_property
+    def shards(self) -> pa.Table:
+        """One row a shard, `SHARDS_SCHEMA`."""
+        return self._table("shards", SHARDS_SCHEMA)
+
+    @cached_property
+    def tar_table(self) -> pa.Table:
+        """One row a tar, `TARS_SCHEMA`."""
+        return self._table("tars", TARS_SCHEMA)
+
+    @cached_property
+    def _names(self) -> list[str]:
+        return self.shards["name"].to_pylist()
+
+    def _table(self, name: str, schema: pa.Schema) -> pa.Table:
+        path = self.directory / f"{name}.parquet"
+        try:
+            table = pq.read_table(path, schema=schema)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} cannot be read ({error}); make {self.directory} again") from None
+        if _table_hash(table) != self.info[f"{name}_sha256"]:
+            raise UserError(f"{path} was changed after it was made; make {self.directory} again")
+        return table
+
+
+def write_manifest(
+    directory: str | os.PathLike,
+    kind: str,
+    *,
+    shards: dict[str, Any],
+    tars: dict[str, Any],
+    label_paths: Sequence[str] = ("",),
+    source_names: Sequence[str] | None = None,
+    caption_key: str | None = None,
+    made_from: dict[str, Any] | None = None,
+) -> Manifest:
+    """Commit a directory whose offsets (and tars) are complete: tables first, manifest.json last.
+
+    shards, tars: columns of `SHARDS_SCHEMA` and `TARS_SCHEMA`. source_names: of every kind but "source".
+    """
+    directory = Path(directory)
+    tables = {"shards": pa.table(shards, SHARDS_SCHEMA), "tars": pa.table(tars, TARS_SCHEMA)}
+    if source_names is not None:
+        tables["sources"] = pa.table({"name": source_names}, SOURCES_SCHEMA)
+    for name, table in tables.items():
+        with atomic_path(directory / f"{name}.parquet") as temporary:
+            pq.write_table(table, temporary)
+    info: dict[str, Any] = {
+        **FORMAT,
+        "kind": kind,
+        "num_shards": len(tables["shards"]),
+        "num_tars": len(tables["tars"]),
+        "num_samples": _total(tables["shards"], "samples"),
+        "num_failed": _total(tables["shards"], "failed"),
+        "num_bytes": _total(tables["shards"], "bytes"),
+        "caption_key": caption_key,
+        "label_paths": list(label_paths),
+        **{f"{name}_sha256": _table_hash(table) for name, table in tables.items()},
+        "made_from": made_from or {},
+    }
+    write_json(directory / "manifest.json", {**info, "hash": _hash_of(info)})
+    return Manifest.load(directory)
+
+
+def _total(table: pa.Table, name: str) -> int:
+    return int(table[name].to_numpy().sum(dtype=np.int64))
+
+
+def _table_hash(table: pa.Table) -> str:
+    # Paths are left out: data that is moved as a whole keeps its hash.
+    return content_sha256(table, [name for name in table.column_names if name != "path"])
+
+
+def _hash_of(info: dict[str, Any]) -> str:
+    return sha256_json({name: value for name, value in info.items() if name not in _UNHASHED})

@@ -1,0 +1,96 @@
+"""The offsets of one shard: an uncompressed Arrow IPC file, one row a sample, memory-mapped by its readers."""
+
+import hashlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from mcl_clip.artifacts import atomic_path
+from mcl_clip.errors import UserError
+
+IMAGE_EXTENSIONS = ("jpg", "png", "jpeg", "webp")  # of several images the first, as open_clip chooses
+
+SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),  # WebDataset key inside the tar
+        ("tar", pa.int32()),  # which of the manifest's tars
+        ("image_offset", pa.int64()),
+        ("image_size", pa.int64()),  # bytes; 0: no image
+        ("image_extension", pa.int8()),  # place in IMAGE_EXTENSIONS; -1: no image
+        ("caption_offset", pa.int64()),
+        ("caption_size", pa.int64()),  # bytes; 0: no caption
+        ("sample_offset", pa.int64()),  # first header of the first member ...
+        ("sample_size", pa.int64()),  # ... to the padded end of the last one
+        ("payload_crc32", pa.uint32()),  # over the members' payloads, in order
+        ("frame_crc32", pa.uint32()),  # over the sample's other bytes: headers and padding
+    ]
+)
+# Buckets and index-only shards also say where each sample came from.
+ORIGIN_SCHEMA = SCHEMA.append(pa.field("source", pa.int32())).append(pa.field("source_key", pa.string()))
+
+
+def offsets_path(directory: str | os.PathLike, shard: int) -> Path:
+    """Offsets file of the shard with this ordinal."""
+    return Path(directory) / "offsets" / f"{shard:08d}.arrow"
+
+
+def failed_rows(table: pa.Table) -> np.ndarray:
+    """bool [rows]: samples that lack an image or a caption."""
+    return (column(table, "image_size") == 0) | (column(table, "caption_size") == 0)
+
+
+def column(table: pa.Table, name: str) -> np.ndarray:
+    """A numeric column as a numpy array, without a copy where the table has one chunk."""
+    return table[name].to_numpy()
+
+
+def write_offsets(path: str | os.PathLike, table: pa.Table, facts: dict[str, int], mtime_ns: int | None = None):
+    """Write rows and the integers `facts` (kept in the schema's metadata) atomically.
+
+    `mtime_ns` becomes the modification time of the file: the index keeps that of the tar in it.
+    """
+    metadata = {name: str(value) for name, value in facts.items()}
+    table = table.combine_chunks().replace_schema_metadata(metadata)
+    with atomic_path(path) as temporary:
+        with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+        if mtime_ns is not None:
+            os.utime(temporary, ns=(mtime_ns, mtime_ns))
+
+
+def read_offsets(path: str | os.PathLike) -> tuple[pa.Table, dict[str, int]]:
+    """(rows, facts) of a file, memory-mapped; `UserError` when it is missing or broken."""
+    try:
+        with pa.memory_map(str(path)) as source:
+            table = pa.ipc.open_file(source).read_all()
+        table.validate(full=True)
+        if table.schema.remove_metadata() not in (SCHEMA, ORIGIN_SCHEMA):
+            raise pa.ArrowInvalid("unknown columns")
+        facts = {name.decode(): int(value) for name, value in (table.schema.metadata or {}).items()}
+    except (OSError, ValueError) as error:
+        raise UserError(f"offsets {path} cannot be read ({error}); make the index again") from None
+    return table, facts
+
+
+def content_sha256(table: pa.Table, names: Iterable[str]) -> str:
+    """SHA-256 of the values of some columns: the same whatever library version wrote the file."""
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update(name.encode())
+        values = table[name].combine_chunks()
+        if pa.types.is_string(values.type):
+            _, offsets, data = values.buffers()
+            bounds = np.frombuffer(offsets or bytes(4), np.int32)[values.offset :][: len(values) + 1]
+            digest.update(np.diff(bounds))
+            digest.update(memoryview(data or b"")[bounds[0] : bounds[-1]])
+        else:
+            digest.update(np.ascontiguousarray(values.to_numpy(zero_copy_only=False)))
+    return digest.hexdigest()
+
+
+def rows_sha256(table: pa.Table) -> str:
+    """SHA-256 of all rows of a shard."""
+    return content_sha256(table, table.column_names)

@@ -1,0 +1,131 @@
+"""Samples of one shard, read by byte range; open tars are few and shared."""
+
+import json
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+from functools import cached_property
+
+import pyarrow as pa
+
+from mcl_clip.errors import UserError
+from mcl_clip.shards.offsets import IMAGE_EXTENSIONS, column
+
+MAX_OPEN_TARS = 64
+
+
+class Tars:
+    """Read-only access to tars by ordinal; at most MAX_OPEN_TARS are open in a process.
+
+    paths, sizes: of every tar. A tar of another size than when it was indexed raises `UserError`. Pickled
+    copies open their own descriptors.
+    """
+
+    def __init__(self, paths: Sequence[str], sizes: Sequence[int]):
+        self.paths, self.sizes = paths, sizes
+        self._open: OrderedDict[int, _Descriptor] = OrderedDict()
+
+    def read(self, tar: int, offset: int, size: int) -> bytes:
+        """Bytes [offset, offset + size) of a tar; `UserError` when it does not have them."""
+        data = os.pread(self.descriptor(tar), size, offset)
+        if len(data) != size:
+            raise UserError(f"{self.paths[tar]} ends early: {size} bytes at {offset} gave {len(data)}")
+        return data
+
+    def descriptor(self, tar: int) -> int:
+        """File descriptor of a tar, good until MAX_OPEN_TARS other ones were asked for."""
+        if tar in self._open:
+            self._open.move_to_end(tar)
+        else:
+            self._open[tar] = _Descriptor(str(self.paths[tar]), int(self.sizes[tar]))
+            if len(self._open) > MAX_OPEN_TARS:
+                self._open.popitem(last=False)
+        return self._open[tar].number
+
+    def __getstate__(self):
+        return {"paths": self.paths, "sizes": self.sizes, "_open": OrderedDict()}
+
+
+class _Descriptor:
+    def __init__(self, path: str, size: int):
+        try:
+            self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise UserError(f"{path} cannot be opened ({error.strerror}); index the data again") from None
+        now = os.fstat(self.number).st_size
+        if now != size:
+            raise UserError(
+                f"{path} has {now} bytes, it had {size} when it was indexed; delete manifest.json of the "
+                f"index and run mcl-shards index again"
+            )
+
+    def __del__(self):
+        if hasattr(self, "number"):
+            os.close(self.number)
+
+
+class ShardRows:
+    """Samples of one shard, by row: rows [0, num_samples) can be trained on, the rest failed.
+
+    name: of the shard. table: its offsets (see `offsets.SCHEMA`), memory-mapped.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        table: pa.Table,
+        num_samples: int,
+        tars: Tars,
+        caption_key: str | None,
+        source_names: Sequence[str] | None,
+    ):
+        self.name, self.table, self.num_samples = name, table, num_samples
+        self.num_failed = len(table) - num_samples
+        self._tars, self._caption_key, self._source_names = tars, caption_key, source_names
+        self._tar, self._image_extension = column(table, "tar"), column(table, "image_extension")
+        self._image = column(table, "image_offset"), column(table, "image_size")
+        self._caption = column(table, "caption_offset"), column(table, "caption_size")
+
+    def __len__(self) -> int:
+        """Samples that can be trained on."""
+        return self.num_samples
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """Keys inside the tars of all rows, the failed ones last."""
+        return self.table["key"].to_pylist()
+
+    def read_image(self, row: int) -> bytes:
+        """The image file; empty for a sample without one."""
+        return self._read(row, *self._image)
+
+    def image_extension(self, row: int) -> str | None:
+        """One of `IMAGE_EXTENSIONS`; None for a sample without an image."""
+        code = self._image_extension[row]
+        return None if code < 0 else IMAGE_EXTENSIONS[code]
+
+    def read_caption(self, row: int) -> str | None:
+        """The caption; None for a sample without one."""
+        data = self._read(row, *self._caption)
+        return parse_caption(data, self._caption_key)
+
+    def source_of(self, row: int) -> tuple[str, str]:
+        """(shard, key) of the source sample."""
+        if self._source_names is None:
+            return self.name, self.table["key"][row].as_py()
+        return self._source_names[self.table["source"][row].as_py()], self.table["source_key"][row].as_py()
+
+    def _read(self, row: int, offsets, sizes) -> bytes:
+        size = int(sizes[row])
+        return self._tars.read(int(self._tar[row]), int(offsets[row]), size) if size else b""
+
+
+def parse_caption(data: bytes, caption_key: str | None) -> str | None:
+    """The caption in a `.txt` file, or under `caption_key` of a `.json` file; None when there is none."""
+    if caption_key is None:
+        return data.decode("utf-8", "replace") or None
+    try:
+        caption = json.loads(data).get(caption_key)
+    except (ValueError, AttributeError):
+        return None
+    return caption if isinstance(caption, str) and caption else None
