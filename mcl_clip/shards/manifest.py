@@ -51,9 +51,9 @@ class Manifest:
     """An index or a directory of buckets; open one with `Manifest.load`. Memory: O(shards), read when used.
 
     directory: Path. info: `manifest.json`. kind: "source" (shard i is tar i), "buckets" (shard i is tar i of
-    the directory) or "index-only" (rows of a shard point into many source tars). hash: SHA-256 of the content,
-    wherever it lies. label_paths: of all labels; a source has one, "". caption_key: None for `.txt` captions,
-    else the key in `.json`. made_from: hashes of what the data was made from.
+    the directory) or "index-only" (rows of a shard point into many source tars). hash: SHA-256 of the
+    content, wherever it lies. label_paths: of all labels; a source has one, "". caption_key: None for `.txt`
+    captions, else the key in `.json`. made_from: hashes of what the data was made from.
     """
 
     def __init__(self, directory: Path, info: dict[str, Any]):
@@ -111,7 +111,7 @@ class Manifest:
         return Tars(paths, table["bytes"].to_numpy())
 
     def open_shard(self, shard: int) -> ShardRows:
-        """Rows of a shard by ordinal; `UserError` when its offsets are missing or not those of the manifest."""
+        """Rows of a shard by ordinal; `UserError` when its offsets are missing or of something else."""
         path = offsets_path(self.directory, shard)
         table, _ = read_offsets(path)
         size = int(self.shard_size[shard])

@@ -1,4 +1,4 @@
-"""The offsets of one shard: an uncompressed Arrow IPC file, one row a sample, memory-mapped by its readers."""
+"""The offsets of one shard: an uncompressed Arrow IPC file, one row a sample, memory-mapped to be read."""
 
 import hashlib
 import os
@@ -47,7 +47,9 @@ def column(table: pa.Table, name: str) -> np.ndarray:
     return table[name].to_numpy()
 
 
-def write_offsets(path: str | os.PathLike, table: pa.Table, facts: dict[str, int], mtime_ns: int | None = None):
+def write_offsets(
+    path: str | os.PathLike, table: pa.Table, facts: dict[str, int], mtime_ns: int | None = None
+):
     """Write rows and the integers `facts` (kept in the schema's metadata) atomically.
 
     `mtime_ns` becomes the modification time of the file: the index keeps that of the tar in it.

@@ -38,7 +38,9 @@ def padded(size: int) -> int:
     return -(-size // BLOCK) * BLOCK
 
 
-def members(buffer: Any, start: int = 0, stop: int | None = None, *, archive: bool = True) -> Iterator[Member]:
+def members(
+    buffer: Any, start: int = 0, stop: int | None = None, *, archive: bool = True
+) -> Iterator[Member]:
     """Regular files in `buffer[start:stop]`, in order; `buffer` slices to bytes (bytes, memoryview, mmap).
 
     Links, directories and devices are passed over; nothing is ever extracted. A whole archive must have its

@@ -1,0 +1,170 @@
+"""The index of plain WebDataset tars: where every sample lies, built once."""
+
+import os
+import shutil
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from tqdm import tqdm
+
+from mcl_clip.artifacts import read_json, write_json
+from mcl_clip.errors import UserError
+from mcl_clip.shards.manifest import Manifest, write_manifest
+from mcl_clip.shards.offsets import (
+    column,
+    failed_rows,
+    offsets_path,
+    read_offsets,
+    rows_sha256,
+    write_offsets,
+)
+from mcl_clip.shards.pool import collect_errors, run, share
+from mcl_clip.shards.scan import scan_tar
+from mcl_clip.shards.sources import name_sources
+
+
+def index_sources(
+    sources: Sequence[str],
+    output_dir: str | os.PathLike,
+    *,
+    workers: int = 1,
+    caption_key: str | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+    barrier: Callable[[], None] = lambda: None,
+    progress: bool = False,
+) -> Manifest:
+    """Index tars (see `sources.expand_sources`) into `output_dir`; the tars are only read.
+
+    A finished index of the same tars is reused; a run that was killed goes on with what is missing. Captions
+    come from `.txt`, or from `caption_key` of `.json`. Every rank calls this with its own `rank`; `barrier`
+    waits for all. Raises `UserError` that names the tar for broken, truncated or compressed tars, keys that
+    occur twice or members that leave the directory, and for an index of other or changed tars.
+    """
+    directory = Path(output_dir)
+    paths = [os.path.abspath(path) for path in sources]
+    stored = [_stored_path(path, directory) for path in paths]
+    if (directory / "manifest.json").exists():
+        manifest = Manifest.load(directory)
+        _check_fresh(manifest, stored, caption_key)
+        return manifest
+    task = _IndexTar(directory, paths, caption_key)
+    mine = share(range(len(paths)), rank, world_size)
+    facts, errors = {}, []
+    done = tqdm(run(task, mine, workers), "index", len(mine), unit="shard", disable=not progress or rank > 0)
+    for shard, result in done:
+        if isinstance(result, UserError):
+            errors.append(result)
+        else:
+            facts[shard] = result
+    collect_errors(f"{len(errors)} of {len(mine)} tars cannot be indexed", errors)
+    _facts_path(directory, rank).parent.mkdir(parents=True, exist_ok=True)
+    write_json(_facts_path(directory, rank), [facts[shard] for shard in mine])
+    barrier()
+    if rank == 0:
+        _commit(directory, paths, stored, caption_key, world_size)
+    barrier()
+    return Manifest.load(directory)
+
+
+@dataclass(frozen=True)
+class _IndexTar:
+    directory: Path
+    paths: list[str]
+    caption_key: str | None
+
+    def __call__(self, shard: int) -> dict[str, Any] | UserError:
+        target, path = offsets_path(self.directory, shard), self.paths[shard]
+        try:
+            status = os.stat(path)
+            request = zlib.crc32(repr((path, self.caption_key)).encode())
+            if target.exists() and target.stat().st_mtime_ns == status.st_mtime_ns:
+                table, facts = read_offsets(target)
+                if facts["tar_bytes"] == status.st_size and facts["request_crc32"] == request:
+                    return _facts(table, facts)
+            table, rest = scan_tar(path, shard, self.caption_key)
+            facts = {"tar_bytes": status.st_size, "rest_crc32": rest, "request_crc32": request}
+            write_offsets(target, table, facts, status.st_mtime_ns)
+        except UserError as error:
+            return error
+        except OSError as error:
+            return UserError(f"{path} cannot be read ({error.strerror})")
+        return _facts(table, facts)
+
+
+def _facts(table: pa.Table, facts: dict[str, int]) -> dict[str, Any]:
+    failed = int(failed_rows(table).sum())
+    return {
+        "samples": len(table) - failed,
+        "failed": failed,
+        "bytes": int(column(table, "sample_size").sum()),
+        "rows_sha256": rows_sha256(table),
+        "tar_bytes": facts["tar_bytes"],
+        "rest_crc32": facts["rest_crc32"],
+    }
+
+
+def _facts_path(directory: Path, rank: int) -> Path:
+    return directory / "work" / f"indexed-{rank}.json"
+
+
+def _commit(
+    directory: Path, paths: list[str], stored: list[str], caption_key: str | None, world_size: int
+) -> None:
+    files = [_facts_path(directory, rank) for rank in range(world_size)]
+    facts = [fact for file in files for fact in read_json(file)]
+    columns = {name: [fact[name] for fact in facts] for name in ("samples", "failed", "bytes", "rows_sha256")}
+    if not sum(columns["samples"]):
+        wanted = (
+            f".json with {caption_key!r}" if caption_key else ".txt (for captions in .json: --caption-key)"
+        )
+        raise UserError(f"no sample of {paths[0]} and {len(paths) - 1} more has an image and a {wanted}")
+    write_manifest(
+        directory,
+        "source",
+        shards={"name": name_sources(paths), "label": [0] * len(paths), **columns},
+        tars={
+            "path": stored,
+            "bytes": [fact["tar_bytes"] for fact in facts],
+            "rest_crc32": [fact["rest_crc32"] for fact in facts],
+        },
+        caption_key=caption_key,
+    )
+    shutil.rmtree(directory / "work")
+
+
+def _stored_path(path: str, directory: Path) -> str:
+    """Relative to the index when inside it, so that both can be moved together."""
+    root = os.path.abspath(directory)
+    return os.path.relpath(path, root) if os.path.commonpath([path, root]) == root else path
+
+
+def _check_fresh(manifest: Manifest, stored: list[str], caption_key: str | None) -> None:
+    again = f"delete {manifest.directory / 'manifest.json'} and run again"
+    if manifest.kind != "source":
+        raise UserError(f"{manifest.directory} holds {manifest.kind}, not an index; choose another --output")
+    if manifest.caption_key != caption_key:
+        raise UserError(
+            f"{manifest.directory} takes captions from {manifest.caption_key or '.txt'}, not "
+            f"{caption_key or '.txt'} (--caption-key); {again}"
+        )
+    known = manifest.tar_table["path"].to_pylist()
+    if known != stored:
+        other = next(
+            (path for path, old in zip(stored, known, strict=False) if path != old),
+            f"{len(stored)} tars, not {len(known)}",
+        )
+        raise UserError(
+            f"{manifest.directory} is the index of other tars than --train-data ({other}); {again}, or "
+            f"choose another --output"
+        )
+    for shard, (path, size) in enumerate(zip(manifest.tars.paths, manifest.tars.sizes, strict=True)):
+        now = os.stat(path).st_size if os.path.exists(path) else None
+        if now != size:
+            raise UserError(f"{path} changed since it was indexed ({size} bytes then, {now} now); {again}")
+        if os.stat(path).st_mtime_ns != os.stat(offsets_path(manifest.directory, shard)).st_mtime_ns:
+            raise UserError(f"{path} was modified since it was indexed; {again}")

@@ -1,0 +1,64 @@
+"""Independent items of work, divided among ranks by a fixed rule and among the processes of one rank."""
+
+import contextlib
+import itertools
+import multiprocessing
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from typing import Any
+
+from mcl_clip.errors import UserError
+
+_task: Callable[[Any], Any] | None = None
+
+
+def share(items: Sequence[Any], rank: int, world_size: int) -> Sequence[Any]:
+    """The run of consecutive items that falls to `rank`: neighbours read the same files."""
+    return items[len(items) * rank // world_size : len(items) * (rank + 1) // world_size]
+
+
+def run(task: Callable[[Any], Any], items: Sequence[Any], workers: int) -> Iterator[tuple[Any, Any]]:
+    """Yield (item, task(item)) as they are done, in any order; `workers` processes, 0 or 1 for this one.
+
+    `task` is sent to each process once. An exception of a task is raised here.
+    """
+    if workers <= 1 or len(items) <= 1:
+        for item in items:
+            yield item, task(item)
+        return
+    # Forked like the workers of a DataLoader: no second import of the caller's main module.
+    method = "fork" if sys.platform == "linux" else "spawn"
+    context = multiprocessing.get_context(method)
+    with ProcessPoolExecutor(min(workers, len(items)), context, _set_task, (task,)) as pool:
+        pending: dict[Any, Any] = {}
+        remaining = iter(items)
+        try:
+            while True:
+                for item in itertools.islice(remaining, 4 * workers - len(pending)):
+                    pending[pool.submit(_run_task, item)] = item
+                if not pending:
+                    return
+                for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                    item = pending.pop(future)
+                    yield item, future.result()
+        finally:
+            with contextlib.suppress(RuntimeError):
+                pool.shutdown(wait=True, cancel_futures=True)
+
+
+def collect_errors(what: str, errors: list[UserError], shown: int = 3) -> None:
+    """Raise one `UserError` for all of `errors`, if any."""
+    if errors:
+        more = f" (and {len(errors) - shown} more)" if len(errors) > shown else ""
+        raise UserError(f"{what}: " + "; ".join(str(error) for error in errors[:shown]) + more)
+
+
+def _set_task(task: Callable[[Any], Any]) -> None:
+    global _task
+    _task = task
+
+
+def _run_task(item: Any) -> Any:
+    assert _task is not None
+    return _task(item)

@@ -1,0 +1,78 @@
+"""From what the user writes for --train-data to a list of tars, and their names in the data set."""
+
+import glob
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import braceexpand
+
+from mcl_clip.errors import UserError
+
+
+def expand_sources(spec: str | Sequence[str | os.PathLike]) -> list[str]:
+    """Tars that a spec names, in the order written; every one exists.
+
+    A spec is a path, a brace pattern (`{00000..00012}.tar`), a glob (sorted), a directory (its *.tar,
+    sorted), several of these joined by `::`, or a list of these. Raises `UserError` for a part that matches nothing, a
+    tar named twice, and anything that is not a local tar.
+    """
+    parts = spec.split("::") if isinstance(spec, str) else [str(part) for part in spec]
+    found: list[str] = []
+    for part in parts:
+        found.extend(_expand(part))
+    if not found:
+        raise UserError("--train-data names no tar; give a path, a brace pattern or a directory of tars")
+    seen = set()
+    for path in map(os.path.realpath, found):
+        if path in seen:
+            raise UserError(f"--train-data names {path} twice; upsampling is not supported, name it once")
+        seen.add(path)
+    return found
+
+
+def manifest_directory(spec: str | Sequence[str]) -> Path | None:
+    """The directory that `spec` names when it already holds a manifest.json, else None."""
+    parts = [spec] if isinstance(spec, str) else list(spec)
+    if len(parts) == 1 and (Path(parts[0]) / "manifest.json").is_file():
+        return Path(parts[0])
+    return None
+
+
+def name_sources(paths: Sequence[str]) -> list[str]:
+    """Names of tars in a data set: as many trailing path components as tell all of them apart, without .tar.
+
+    `a/00000.tar, a/00001.tar` are `00000, 00001`; `a/00000.tar, b/00000.tar` are `a/00000, b/00000`.
+    """
+    split = [os.path.abspath(path).removesuffix(".tar").split("/") for path in paths]
+    for depth in range(1, max(map(len, split), default=0) + 1):
+        names = ["/".join(components[-depth:]) for components in split]
+        if len(set(names)) == len(names):
+            return names
+    assert not paths, "expand_sources lets no tar through twice"
+    return []
+
+
+def _expand(part: str) -> list[str]:
+    scheme = re.match(r"(\w+):", part)
+    if scheme:
+        raise UserError(
+            f"--train-data {part}: only local tars can be read, not {scheme[1]}:; copy or mount the data"
+        )
+    try:
+        patterns = list(braceexpand.braceexpand(part))
+    except braceexpand.UnbalancedBracesError:
+        raise UserError(f"--train-data {part}: braces do not match") from None
+    found = []
+    for pattern in patterns:
+        if os.path.isdir(pattern):
+            matches = sorted(glob.glob(os.path.join(glob.escape(pattern), "*.tar")))
+        elif os.path.exists(pattern):
+            matches = [pattern]
+        else:
+            matches = sorted(glob.glob(pattern))
+        if not matches:
+            raise UserError(f"--train-data {pattern}: no such tar, and no directory with *.tar in it")
+        found.extend(matches)
+    return found
