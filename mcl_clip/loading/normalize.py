@@ -1,0 +1,31 @@
+"""Normalisation on the device: uint8 pixels to the numbers a tower takes."""
+
+import torch
+from torch import nn
+
+
+class Normalize(nn.Module):
+    """(pixel / 255 - mean) / std per channel: uint8 [b, 3, H, W] to `dtype`; floats pass as they are."""
+
+    scale: torch.Tensor
+    shift: torch.Tensor
+
+    def __init__(
+        self,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        dtype: torch.dtype = torch.float32,
+        channels_last: bool = False,
+    ):
+        super().__init__()
+        spread = torch.tensor(std).view(1, -1, 1, 1)
+        self.register_buffer("scale", 1 / (255 * spread), persistent=False)
+        self.register_buffer("shift", -torch.tensor(mean).view(1, -1, 1, 1) / spread, persistent=False)
+        self.dtype = dtype
+        self.format = torch.channels_last if channels_last else torch.contiguous_format
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        images = images.contiguous(memory_format=self.format)
+        if images.dtype == torch.uint8:
+            images = (images * self.scale).add_(self.shift)
+        return images.to(self.dtype)
