@@ -20,7 +20,7 @@ from mcl_clip.shards.offsets import (
     offsets_path,
     read_offsets,
     rows_sha256,
-    write_offsets,
+    write_rows,
 )
 from mcl_clip.shards.pool import collect_errors, run, share
 from mcl_clip.shards.scan import scan_tar
@@ -88,7 +88,7 @@ class _IndexTar:
                     return _facts(table, facts)
             table, rest = scan_tar(path, shard, self.caption_key)
             facts = {"tar_bytes": status.st_size, "rest_crc32": rest, "request_crc32": request}
-            write_offsets(target, table, facts, status.st_mtime_ns)
+            write_rows(target, table, facts, status.st_mtime_ns)
         except UserError as error:
             return error
         except OSError as error:

@@ -10,6 +10,7 @@ offsets/00000012.arrow    see `offsets`
 """
 
 import os
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -44,6 +45,7 @@ TARS_SCHEMA = pa.schema(
     ]
 )
 SOURCES_SCHEMA = pa.schema([("name", pa.string())])
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")  # what a killed run leaves of `atomic_path`
 _UNHASHED = ("hash", "made_from")
 
 
@@ -161,6 +163,9 @@ def write_manifest(
     shards, tars: columns of `SHARDS_SCHEMA` and `TARS_SCHEMA`. source_names: of every kind but "source".
     """
     directory = Path(directory)
+    for leftover in (*directory.glob(".*.tmp"), *directory.glob("offsets/.*.tmp")):
+        if _TEMPORARY.fullmatch(leftover.name):
+            leftover.unlink()
     tables = {"shards": pa.table(shards, SHARDS_SCHEMA), "tars": pa.table(tars, TARS_SCHEMA)}
     if source_names is not None:
         tables["sources"] = pa.table({"name": source_names}, SOURCES_SCHEMA)

@@ -1,9 +1,11 @@
 """The offsets of one shard: an uncompressed Arrow IPC file, one row a sample, memory-mapped to be read."""
 
 import hashlib
+import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -47,31 +49,35 @@ def column(table: pa.Table, name: str) -> np.ndarray:
     return table[name].to_numpy()
 
 
-def write_offsets(
-    path: str | os.PathLike, table: pa.Table, facts: dict[str, int], mtime_ns: int | None = None
-):
-    """Write rows and the integers `facts` (kept in the schema's metadata) atomically.
+def write_rows(
+    path: str | os.PathLike, table: pa.Table, facts: dict[str, Any], mtime_ns: int | None = None
+) -> None:
+    """Write rows, and JSON-like `facts` about them in the schema's metadata, atomically.
 
     `mtime_ns` becomes the modification time of the file: the index keeps that of the tar in it.
     """
-    metadata = {name: str(value) for name, value in facts.items()}
-    table = table.combine_chunks().replace_schema_metadata(metadata)
+    table = table.combine_chunks().replace_schema_metadata({"facts": json.dumps(facts)})
     with atomic_path(path) as temporary:
         with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-            writer.write_table(table)
+            writer.write_table(table, max_chunksize=max(len(table), 1))
         if mtime_ns is not None:
             os.utime(temporary, ns=(mtime_ns, mtime_ns))
 
 
-def read_offsets(path: str | os.PathLike) -> tuple[pa.Table, dict[str, int]]:
-    """(rows, facts) of a file, memory-mapped; `UserError` when it is missing or broken."""
+def map_rows(path: str | os.PathLike) -> tuple[pa.Table, dict[str, Any]]:
+    """(rows, facts) of a file that this program has just written, memory-mapped, unchecked."""
+    with pa.memory_map(str(path)) as source:
+        table = pa.ipc.open_file(source).read_all()
+    return table, json.loads((table.schema.metadata or {}).get(b"facts", b"{}"))
+
+
+def read_offsets(path: str | os.PathLike) -> tuple[pa.Table, dict[str, Any]]:
+    """(rows, facts) of an offsets file, memory-mapped; `UserError` when it is missing or broken."""
     try:
-        with pa.memory_map(str(path)) as source:
-            table = pa.ipc.open_file(source).read_all()
+        table, facts = map_rows(path)
         table.validate(full=True)
         if table.schema.remove_metadata() not in (SCHEMA, ORIGIN_SCHEMA):
             raise pa.ArrowInvalid("unknown columns")
-        facts = {name.decode(): int(value) for name, value in (table.schema.metadata or {}).items()}
     except (OSError, ValueError) as error:
         raise UserError(f"offsets {path} cannot be read ({error}); make the index again") from None
     return table, facts
@@ -86,10 +92,10 @@ def content_sha256(table: pa.Table, names: Iterable[str]) -> str:
         if pa.types.is_string(values.type):
             _, offsets, data = values.buffers()
             bounds = np.frombuffer(offsets or bytes(4), np.int32)[values.offset :][: len(values) + 1]
-            digest.update(np.diff(bounds))
+            digest.update(np.diff(bounds).data)
             digest.update(memoryview(data or b"")[bounds[0] : bounds[-1]])
         else:
-            digest.update(np.ascontiguousarray(values.to_numpy(zero_copy_only=False)))
+            digest.update(np.ascontiguousarray(values.to_numpy(zero_copy_only=False)).data)
     return digest.hexdigest()
 
 

@@ -56,6 +56,8 @@ def samples(
     """
     sample: Sample | None = None
     for member in members(buffer, start, stop, archive=archive):
+        if not _is_utf8(member.name):
+            raise TarError(f"member name {member.name!r} is not UTF-8")
         if member.name.startswith("/") or ".." in member.name.split("/"):
             raise TarError(f"member {member.name!r} leaves the directory")
         match = _KEY.fullmatch(member.name)
@@ -104,7 +106,7 @@ def _rows(buffer: Any, tar: int, caption_key: str | None) -> tuple[pa.Table, int
         if caption and parse_caption(_payload(buffer, caption), caption_key) is None:
             caption = None
         payload_crc32, frame_crc32 = checksums(buffer, sample.members)
-        rows["key"].append(_utf8(sample.key))
+        rows["key"].append(sample.key)
         rows["image_offset"].append(image.data if image else 0)
         rows["image_size"].append(image.size if image else 0)
         rows["image_extension"].append(code)
@@ -127,9 +129,9 @@ def _payload(buffer: Any, member: Member) -> bytes:
     return bytes(buffer[member.data : member.data + member.size])
 
 
-def _utf8(key: str) -> str:
+def _is_utf8(name: str) -> bool:
     try:
-        key.encode()
+        name.encode()
     except UnicodeEncodeError:
-        raise TarError(f"key {key!r} is not UTF-8") from None
-    return key
+        return False
+    return True

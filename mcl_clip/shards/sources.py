@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import braceexpand
+from braceexpand import UnbalancedBracesError, braceexpand
 
 from mcl_clip.errors import UserError
 
@@ -15,8 +15,8 @@ def expand_sources(spec: str | Sequence[str | os.PathLike]) -> list[str]:
     """Tars that a spec names, in the order written; every one exists.
 
     A spec is a path, a brace pattern (`{00000..00012}.tar`), a glob (sorted), a directory (its *.tar,
-    sorted), several of these joined by `::`, or a list of these. Raises `UserError` for a part that matches nothing, a
-    tar named twice, and anything that is not a local tar.
+    sorted), several of these joined by `::`, or a list of these. Raises `UserError` for a part that matches
+    nothing, a tar named twice, and anything that is not a local tar.
     """
     parts = spec.split("::") if isinstance(spec, str) else [str(part) for part in spec]
     found: list[str] = []
@@ -61,8 +61,8 @@ def _expand(part: str) -> list[str]:
             f"--train-data {part}: only local tars can be read, not {scheme[1]}:; copy or mount the data"
         )
     try:
-        patterns = list(braceexpand.braceexpand(part))
-    except braceexpand.UnbalancedBracesError:
+        patterns = list(braceexpand(part))
+    except UnbalancedBracesError:
         raise UserError(f"--train-data {part}: braces do not match") from None
     found = []
     for pattern in patterns:

@@ -1,0 +1,157 @@
+"""Buckets: the samples of every pseudo-label in shards of their own.
+
+Two passes, each a list of independent items whose results do not depend on who does them. First every unit,
+a run of source shards, gets a file of its labelled rows, sorted by label. The counts alone then say what each
+bucket shard holds (`assign`); second, each is written, in one go, by reading its samples out of the source
+tars. Every payload is read once and written once.
+"""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from mcl_clip.artifacts import read_json, write_json
+from mcl_clip.errors import UserError
+from mcl_clip.shards.assign import Assignment, assign, cut_units
+from mcl_clip.shards.copying import WriteShard, tar_name
+from mcl_clip.shards.labels import ShardLabels
+from mcl_clip.shards.manifest import Manifest, write_manifest
+from mcl_clip.shards.pool import run, share
+from mcl_clip.shards.units import WriteUnit, count_units
+
+UNIT_SAMPLES = 65536
+
+
+def write_buckets(
+    source: Manifest,
+    labels: ShardLabels,
+    output_dir: str | os.PathLike,
+    *,
+    index_only: bool = False,
+    shard_size: int = 1000,
+    unit_samples: int = UNIT_SAMPLES,
+    workers: int = 1,
+    rank: int = 0,
+    world_size: int = 1,
+    barrier: Callable[[], None] = lambda: None,
+    progress: bool = False,
+) -> Manifest:
+    """Group the samples of `source` by label into `output_dir`, `shard_size` samples a shard.
+
+    `source` may be an index of tars, or buckets of an earlier stage. With `index_only` no tars are written:
+    the shards are rows that point into the source's tars. Samples without a label are left out and counted.
+    Every rank calls this with its own `rank`; `barrier` waits for all. Memory is bounded by `unit_samples`
+    rows and one shard. Finished buckets of the same source and labels are reused, a run that was killed goes
+    on; raises `UserError` for a directory that holds anything else, and for labels that do not fit.
+    """
+    directory, work = Path(output_dir), Path(output_dir) / "work"
+    job = {
+        "kind": "index-only" if index_only else "buckets",
+        "source": source.hash,
+        "labels": labels.hash,
+        "shard_size": shard_size,
+    }
+    if (directory / "manifest.json").exists():
+        return _finished(directory, job, source)
+    if rank == 0:
+        labels.check_shards(source.source_names)
+        _begin(directory, {**job, "unit_samples": unit_samples})
+    barrier()
+
+    def each(task: Callable[[Any], Any], items: Any, title: str, unit: str) -> list[tuple[Any, Any]]:
+        mine = share(items, rank, world_size)
+        done = run(task, mine, workers)
+        return list(tqdm(done, title, len(mine), unit=unit, disable=not progress or rank > 0))
+
+    units = cut_units(source.shard_size, unit_samples)
+    each(WriteUnit(source, labels, units, work), range(len(units)), "labels", "unit")
+    barrier()
+    label_paths, counts, left_out = count_units(work, len(units))
+    if not label_paths:
+        raise UserError(f"no sample of {source.directory} has a label; look at failed.jsonl of the clusters")
+    assignment = assign(counts, shard_size)
+    task = WriteShard(source, assignment, work, directory, index_only)
+    facts = each(task, assignment.order.tolist(), "buckets", "shard")
+    write_json(work / f"written-{rank}.json", facts)
+    barrier()
+    if rank == 0:
+        _commit(directory, work, source, job, label_paths, assignment, left_out, world_size)
+    barrier()
+    return Manifest.load(directory)
+
+
+def _begin(directory: Path, job: dict[str, Any]) -> None:
+    """Claim an empty directory for this job, or go on with it."""
+    claim = directory / "work" / "job.json"
+    if claim.exists():
+        _refuse_other(directory, read_json(claim), job, "holds unfinished buckets of")
+    elif directory.exists() and any(entry.name != "work" for entry in directory.iterdir()):
+        raise UserError(f"{directory} is not empty and holds no buckets; choose another --output")
+    else:
+        write_json(claim, job)
+
+
+def _finished(directory: Path, job: dict[str, Any], source: Manifest) -> Manifest:
+    manifest = Manifest.load(directory)
+    _refuse_other(directory, manifest.made_from, job, "was made from")
+    if manifest.kind == "index-only" and manifest.tars.paths != source.tars.paths:
+        raise UserError(f"{directory} points to tars that were moved since; delete it and run again")
+    shutil.rmtree(directory / "work", ignore_errors=True)
+    return manifest
+
+
+def _refuse_other(directory: Path, old: dict[str, Any], new: dict[str, Any], verb: str) -> None:
+    different = [name for name in new if old.get(name) != new[name]]
+    if different:
+        raise UserError(
+            f"{directory} {verb} another {', '.join(different)} than this run; delete it, or choose another "
+            f"--output"
+        )
+
+
+def _commit(
+    directory: Path,
+    work: Path,
+    source: Manifest,
+    job: dict[str, Any],
+    label_paths: list[str],
+    assignment: Assignment,
+    left_out: int,
+    world_size: int,
+) -> None:
+    written = [dict(read_json(work / f"written-{rank}.json")) for rank in range(world_size)]
+    facts = [fact for _, fact in sorted((shard, fact) for part in written for shard, fact in part.items())]
+    shards = range(len(facts))
+    if job["kind"] == "buckets":
+        tars = {
+            "path": [tar_name(shard) for shard in shards],
+            "bytes": [fact["tar_bytes"] for fact in facts],
+            "rest_crc32": [fact["rest_crc32"] for fact in facts],
+        }
+    else:
+        table = source.tar_table
+        paths = [os.path.abspath(path) for path in source.tars.paths]
+        tars = {"path": paths, "bytes": table["bytes"], "rest_crc32": table["rest_crc32"]}
+    write_manifest(
+        directory,
+        job["kind"],
+        shards={
+            "name": [f"{shard:08d}" for shard in shards],
+            "label": assignment.label,
+            "samples": [fact["samples"] for fact in facts],
+            "failed": np.zeros(len(facts), np.int32),
+            "bytes": [fact["bytes"] for fact in facts],
+            "rows_sha256": [fact["rows_sha256"] for fact in facts],
+        },
+        tars=tars,
+        label_paths=label_paths,
+        source_names=source.source_names,
+        caption_key=source.caption_key,
+        made_from={**job, "left_out": left_out},
+    )
+    shutil.rmtree(work)

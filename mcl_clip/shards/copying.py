@@ -1,0 +1,132 @@
+"""Bucketing, second half: one bucket shard, as a tar of its samples or as rows that point at them."""
+
+import zlib
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+
+from mcl_clip.artifacts import atomic_path
+from mcl_clip.errors import UserError
+from mcl_clip.shards.assign import Assignment
+from mcl_clip.shards.manifest import Manifest
+from mcl_clip.shards.offsets import ORIGIN_SCHEMA, column, map_rows, offsets_path, rows_sha256, write_rows
+from mcl_clip.shards.scan import samples
+from mcl_clip.shards.tar import BLOCK, END_OF_ARCHIVE, TarError, header
+from mcl_clip.shards.units import unit_path
+
+WRITE_BUFFER = 1 << 20
+_ZEROS = bytes(BLOCK)
+
+
+def tar_name(shard: int) -> str:
+    """Name of a bucket tar, so that a brace pattern names them all."""
+    return f"{shard:08d}.tar"
+
+
+def member_key(source: int, key: str) -> str:
+    """Key of a source sample in its bucket: source-shard ordinal and source key, without dots and slashes."""
+    escaped = key.replace("%", "%25").replace(".", "%2E").replace("/", "%2F")
+    return f"{source:06d}_{escaped}"
+
+
+@dataclass(frozen=True)
+class WriteShard:
+    """Write one bucket shard and return its facts; a finished one is only looked at.
+
+    The offsets file, written after the tar, is the commit of the shard.
+    """
+
+    source: Manifest
+    assignment: Assignment
+    work: Path
+    directory: Path
+    index_only: bool
+
+    def __call__(self, shard: int) -> dict[str, Any]:
+        target = offsets_path(self.directory, shard)
+        tar = self.directory / tar_name(shard)
+        if target.exists():
+            table, facts = map_rows(target)
+            if self.index_only or (tar.exists() and tar.stat().st_size == facts["tar_bytes"]):
+                return _facts(table, facts)
+        table, facts = self._rows(shard), {}
+        if not self.index_only:
+            with atomic_path(tar) as temporary, open(temporary, "wb", WRITE_BUFFER) as file:
+                table = self._copy(table, shard, file)
+                file.write(END_OF_ARCHIVE)
+                facts = {"tar_bytes": file.tell(), "rest_crc32": zlib.crc32(END_OF_ARCHIVE)}
+        write_rows(target, table, facts)
+        return _facts(table, facts)
+
+    def _rows(self, shard: int) -> pa.Table:
+        parts = [
+            _map_unit(unit_path(self.work, unit)).slice(start, stop - start)
+            for unit, start, stop in self.assignment.pieces(shard)
+        ]
+        return pa.concat_tables(parts).combine_chunks().replace_schema_metadata(None)
+
+    def _copy(self, rows: pa.Table, shard: int, file: BinaryIO) -> pa.Table:
+        """Write the samples of `rows`, payloads as they are; returns the rows of the new tar."""
+        origins = zip(rows["source"].to_pylist(), rows["source_key"].to_pylist(), strict=True)
+        keys = [member_key(source, key) for source, key in origins]
+        tars, starts, sizes = (
+            column(rows, name).tolist() for name in ("tar", "sample_offset", "sample_size")
+        )
+        old = {name: column(rows, f"{name}_offset").tolist() for name in ("image", "caption")}
+        new: dict[str, list[int]] = {name: [] for name in ("image", "caption", "sample", "size", "frame")}
+        place = 0
+        for row, (tar, start, size) in enumerate(zip(tars, starts, sizes, strict=True)):
+            sample = self.source.tars.read(tar, start, size)
+            try:
+                chunks, moved, frame = rewrite(sample, keys[row])
+                for name, offsets in old.items():
+                    new[name].append(place + moved[offsets[row] - start])
+            except (TarError, KeyError):
+                raise UserError(
+                    f"{self.source.tars.paths[tar]} changed after it was indexed, at sample "
+                    f"{rows['key'][row].as_py()!r}; run mcl-shards verify {self.source.directory}"
+                ) from None
+            file.writelines(chunks)
+            new["sample"].append(place)
+            place += sum(map(len, chunks))
+            new["size"].append(place - new["sample"][-1])
+            new["frame"].append(frame)
+        columns = {name: rows[name] for name in rows.column_names} | {
+            "key": keys,
+            "tar": np.full(len(rows), shard, np.int32),
+            "image_offset": new["image"],
+            "caption_offset": new["caption"],
+            "sample_offset": new["sample"],
+            "sample_size": new["size"],
+            "frame_crc32": new["frame"],
+        }
+        return pa.table(columns, ORIGIN_SCHEMA)
+
+
+def rewrite(sample: bytes, key: str) -> tuple[list[bytes | memoryview], dict[int, int], int]:
+    """The members of one sample under another key: (chunks, {old payload offset: new one}, frame CRC-32)."""
+    view = memoryview(sample)
+    (found,) = samples(view, archive=False)
+    chunks: list[bytes | memoryview] = []
+    moved, place, frame = {}, 0, 0
+    for extension, member in zip(found.extensions, found.members, strict=True):
+        head, padding = header(f"{key}.{extension}", member.size), _ZEROS[: -member.size % BLOCK]
+        frame = zlib.crc32(padding, zlib.crc32(head, frame))
+        moved[member.data] = place + len(head)
+        chunks += (head, view[member.data : member.data + member.size], padding)
+        place += len(head) + member.size + len(padding)
+    return chunks, moved, frame
+
+
+@lru_cache(maxsize=64)
+def _map_unit(path: Path) -> pa.Table:
+    return map_rows(path)[0]
+
+
+def _facts(table: pa.Table, facts: dict[str, Any]) -> dict[str, Any]:
+    size = int(column(table, "sample_size").sum())
+    return {"samples": len(table), "bytes": size, "rows_sha256": rows_sha256(table), **facts}

@@ -1,0 +1,87 @@
+"""Bucketing, first half: the labelled rows of each unit (a run of source shards), sorted by label."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from mcl_clip.shards.labels import ShardLabels
+from mcl_clip.shards.manifest import Manifest
+from mcl_clip.shards.offsets import ORIGIN_SCHEMA, column, map_rows, write_rows
+from mcl_clip.shards.reader import ShardRows
+
+
+def unit_path(work: Path, unit: int) -> Path:
+    """File of the unit with this ordinal."""
+    return work / "units" / f"{unit:08d}.arrow"
+
+
+@dataclass(frozen=True)
+class WriteUnit:
+    """Write the file of one unit; a finished one is left alone."""
+
+    source: Manifest
+    labels: ShardLabels
+    units: list[tuple[int, int]]
+    work: Path
+
+    def __call__(self, unit: int) -> None:
+        path = unit_path(self.work, unit)
+        if path.exists():
+            return
+        tables, left_out = [ORIGIN_SCHEMA.empty_table()], 0
+        labels: list[str] = []
+        for shard in range(*self.units[unit]):
+            rows = self.source.open_shard(shard)
+            label = _labels(rows, shard, self.source, self.labels)
+            kept = {row: path for row, path in enumerate(label[: rows.num_samples]) if path is not None}
+            tables.append(_with_origin(rows, shard).take(pa.array(kept, pa.int64())))
+            labels += kept.values()
+            left_out += len(rows.table) - len(kept)
+        names = sorted(set(labels), key=label_order)
+        place = {name: index for index, name in enumerate(names)}
+        code = np.array([place[label] for label in labels], np.int64)
+        table = pa.concat_tables(tables).take(np.argsort(code, kind="stable"))
+        counts = np.bincount(code, minlength=len(names)).tolist()
+        write_rows(path, table, {"labels": names, "counts": counts, "left_out": left_out})
+
+
+def count_units(work: Path, units: int) -> tuple[list[str], np.ndarray, int]:
+    """(label paths in order, counts int32 [units, labels], samples left out) over all unit files."""
+    facts = [map_rows(unit_path(work, unit))[1] for unit in range(units)]
+    names = sorted({name for fact in facts for name in fact["labels"]}, key=label_order)
+    place = {name: index for index, name in enumerate(names)}
+    counts = np.zeros((units, len(names)), np.int32)
+    for unit, fact in enumerate(facts):
+        counts[unit, [place[name] for name in fact["labels"]]] = fact["counts"]
+    return names, counts, sum(fact["left_out"] for fact in facts)
+
+
+def label_order(path: str) -> list[tuple[bool, int, str]]:
+    """Sort key of label paths: numbers by value, component by component, `3/7` before `3/10`."""
+    parts = path.split("/")
+    return [(not part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
+
+
+def _labels(rows: ShardRows, shard: int, source: Manifest, labels: ShardLabels) -> Sequence[str | None]:
+    if source.kind == "source":
+        return labels.labels_for(rows.name, rows.keys)
+    found: list[str | None] = [None] * len(rows.table)
+    origin = column(rows.table, "source")
+    keys = rows.table["source_key"].to_pylist()
+    for ordinal in np.unique(origin).tolist():
+        at = np.flatnonzero(origin == ordinal).tolist()
+        part = labels.labels_for(source.source_names[ordinal], [keys[row] for row in at], partial=True)
+        for row, label in zip(at, part, strict=True):
+            found[row] = label
+    return found
+
+
+def _with_origin(rows: ShardRows, shard: int) -> pa.Table:
+    table = rows.table.replace_schema_metadata(None)
+    if table.schema == ORIGIN_SCHEMA:
+        return table
+    source = pa.array(np.full(len(table), shard, np.int32))
+    return table.append_column("source", source).append_column("source_key", table["key"])
