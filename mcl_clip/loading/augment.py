@@ -85,6 +85,9 @@ class PilTransform:
     """
 
     transform: Callable[[Any], torch.Tensor]
+    size: tuple[int, int]
+    mean = (0.0, 0.0, 0.0)  # of what it gives: it normalises itself
+    std = (1.0, 1.0, 1.0)
     dtype = torch.float32
 
     def __call__(self, data: bytes, words: np.ndarray) -> tuple[torch.Tensor, bool]:
@@ -113,11 +116,20 @@ def train_transform(
     Like open_clip without timm, only `scale` of the crop counts and the interpolation is bicubic. Colour
     jitter, random gray and timm's augmentations give a `PilTransform`.
     """
-    cfg = _preprocess(preprocess_cfg)
-    aug = aug_cfg if isinstance(aug_cfg, AugmentationCfg) else AugmentationCfg(**(aug_cfg or {}))
+    cfg, aug = _preprocess(preprocess_cfg), _augmentation(aug_cfg)
     if any(getattr(aug, name) for name in _SLOW):
-        return PilTransform(image_transform_v2(cfg, is_train=True, aug_cfg=aug))
+        return pil_train_transform(cfg, aug)
     return TrainTransform(_pair(cfg.size), tuple(cfg.mean), tuple(cfg.std), scale=tuple(aug.scale))
+
+
+def pil_train_transform(
+    preprocess_cfg: Mapping[str, Any] | PreprocessCfg,
+    aug_cfg: Mapping[str, Any] | AugmentationCfg | None = None,
+) -> PilTransform:
+    """open_clip's own training transform, on PIL images."""
+    cfg = _preprocess(preprocess_cfg)
+    transform = image_transform_v2(cfg, is_train=True, aug_cfg=_augmentation(aug_cfg))
+    return PilTransform(transform, _pair(cfg.size))
 
 
 def eval_transform(preprocess_cfg: Mapping[str, Any] | PreprocessCfg) -> EvalTransform:
@@ -171,6 +183,10 @@ def _preprocess(cfg):
         if isinstance(cfg, PreprocessCfg)
         else PreprocessCfg(**merge_preprocess_dict(PreprocessCfg(), dict(cfg)))
     )
+
+
+def _augmentation(cfg):
+    return cfg if isinstance(cfg, AugmentationCfg) else AugmentationCfg(**(cfg or {}))
 
 
 def _pair(size):

@@ -99,6 +99,11 @@ class Plan:
         empty = np.empty(0, np.int32)
         return np.concatenate((empty, *shards)), np.concatenate((empty, *ordinals))
 
+    def sample(self, t: int, position: int) -> tuple[int, int]:
+        """(shard, ordinal) at one position of batch t."""
+        shard, ordinal = self.positions(t, position, position + 1)
+        return int(shard[0]), int(ordinal[0])
+
     def substitutes(self, t: int, position: int) -> tuple[range, Iterator[tuple[int, int]]]:
         """Samples that may stand in for an unreadable one: same effective label, outside global batch t.
 

@@ -1,0 +1,149 @@
+"""A map-style data set over the plan: asked for positions of a global batch, it gives their samples."""
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, get_worker_info
+
+from mcl_clip import seeds
+from mcl_clip.errors import UserError
+from mcl_clip.loading.augment import WORDS, Transform
+from mcl_clip.loading.decode import DecodeError
+from mcl_clip.plan.epochs import EpochPlans
+from mcl_clip.plan.permutation import mix
+from mcl_clip.shards.manifest import Manifest
+from mcl_clip.shards.reader import ShardRows
+
+MAX_OPEN_SHARDS = 256
+Tokenizer = Callable[[list[str]], torch.Tensor]
+
+
+class Request(NamedTuple):
+    """Positions [start, start + b) of global batch t of a pass over the data; shard, ordinal: int32 [b]."""
+
+    epoch: int
+    t: int
+    start: int
+    shard: np.ndarray
+    ordinal: np.ndarray
+
+
+class Samples(NamedTuple):
+    """A micro-batch as a worker gives it.
+
+    images [b, 3, H, W], dtype of the transform; texts int64 [b, context]; keys "source shard/key", of what
+    was delivered; faults: (key of the unreadable sample, why); slow: images the fast decoder did not take;
+    error: what ends the run, for the user.
+    """
+
+    images: torch.Tensor
+    texts: torch.Tensor
+    keys: list[str]
+    faults: list[tuple[str, str]]
+    slow: int
+    error: str | None
+
+
+class ShardDataset(Dataset):
+    """Samples of a source, of buckets or of index-only buckets: they differ in nothing but their manifest.
+
+    Keeps no state but files opened for reading. What it gives is a pure function of the request.
+    """
+
+    def __init__(self, manifest: Manifest, plans: EpochPlans, transform: Transform, tokenizer: Tokenizer):
+        self.manifest, self.plans = manifest, plans
+        self.transform, self.tokenizer = transform, tokenizer
+        self._open = _opener(manifest)
+
+    def __getstate__(self):
+        return {name: value for name, value in self.__dict__.items() if name != "_open"}
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        self._open = _opener(self.manifest)
+
+    def __getitem__(self, request: Request) -> Samples:
+        count = len(request.shard)
+        images = _shared_empty((count, 3, *self.transform.size), self.transform.dtype)
+        captions: list[str] = []
+        keys: list[str] = []
+        faults: list[tuple[str, str]] = []
+        slow = 0
+        try:
+            words = self._words(request.epoch, request.shard, request.ordinal)
+            for place, sample in enumerate(
+                zip(request.shard.tolist(), request.ordinal.tolist(), strict=True)
+            ):
+                try:
+                    image, caption, fast = self._read(*sample, words[place])
+                except DecodeError as error:
+                    faults.append((self._key(*sample), str(error)))
+                    sample, (image, caption, fast) = self._substitute(request, request.start + place, sample)
+                images[place] = image
+                captions.append(caption)
+                keys.append(self._key(*sample))
+                slow += not fast
+        except UserError as error:  # a worker's exception would reach the user as a traceback
+            return Samples(images[:0], torch.empty(0, 0, dtype=torch.int64), [], faults, slow, str(error))
+        texts = self.tokenizer(captions).to(torch.int64)
+        return Samples(images, texts, keys, faults, slow, None)
+
+    def _read(self, shard: int, ordinal: int, words: np.ndarray) -> tuple[torch.Tensor, str, bool]:
+        rows: ShardRows = self._open(shard)
+        caption = rows.read_caption(ordinal)
+        if caption is None:
+            raise DecodeError("it has no caption")
+        image, fast = self.transform(rows.read_image(ordinal), words)
+        return image, caption, fast
+
+    def _substitute(self, request: Request, position: int, lost: tuple[int, int]):
+        """Another sample of the segment's label from outside the global batch; the same in any world."""
+        plan = self.plans[request.epoch]
+        rivals, candidates = plan.substitutes(request.t, position)
+        if not any(self._is_unreadable(*plan.sample(request.t, rival)) for rival in rivals):
+            for shard, ordinal in candidates:
+                words = self._words(request.epoch, np.array([shard]), np.array([ordinal]))[0]
+                try:
+                    return (shard, ordinal), self._read(shard, ordinal, words)
+                except DecodeError:
+                    continue
+        raise UserError(
+            f"{self._key(*lost)} cannot be read, and outside its global batch no sample of its pseudo-label "
+            "can take its place: remove it from the data and index again, or lower --batch-size"
+        )
+
+    def _is_unreadable(self, shard: int, ordinal: int) -> bool:
+        try:
+            self._read(shard, ordinal, np.zeros(WORDS, np.uint64))
+        except DecodeError:
+            return True
+        return False
+
+    def _key(self, shard: int, ordinal: int) -> str:
+        return "/".join(self._open(shard).source_of(ordinal))
+
+    def _words(self, epoch: int, shard: np.ndarray, ordinal: np.ndarray) -> np.ndarray:
+        """uint64 [b, WORDS] random words that depend on (seed, stage, epoch, sample) only."""
+        return sample_words(self.plans.seed, self.plans.stage, epoch, shard, ordinal)
+
+
+def sample_words(seed: int, stage: int, epoch: int, shard: np.ndarray, ordinal: np.ndarray) -> np.ndarray:
+    """uint64 [b, WORDS] random words of samples (shard, ordinal), a pure function of the arguments."""
+    key = mix(mix(seeds.words(1, seed, stage, epoch) + shard.astype(np.uint64)) + ordinal.astype(np.uint64))
+    return mix(mix(key)[:, None] + np.arange(WORDS, dtype=np.uint64))
+
+
+def _opener(manifest):
+    return lru_cache(MAX_OPEN_SHARDS)(manifest.open_shard)
+
+
+def _shared_empty(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+    """An empty tensor; in a worker process in shared memory, so that handing it over copies nothing."""
+    if get_worker_info() is None:
+        return torch.empty(tuple(shape), dtype=dtype)
+    count = int(np.prod(shape))
+    storage = torch.UntypedStorage._new_shared(count * dtype.itemsize)
+    return torch.empty(0, dtype=dtype).set_(storage, 0, tuple(shape))  # type: ignore[call-overload]

@@ -1,0 +1,208 @@
+"""This rank's part of every global batch, as micro-batches ready for the towers."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from mcl_clip.errors import UserError
+from mcl_clip.loading.augment import Transform
+from mcl_clip.loading.dataset import Request, Samples, ShardDataset, Tokenizer
+from mcl_clip.loading.normalize import Normalize
+from mcl_clip.loading.open_clip_data import OpenClipData
+from mcl_clip.plan.epochs import EpochPlans
+from mcl_clip.plan.plan import Plan
+from mcl_clip.plan.policy import Policy
+from mcl_clip.plan.segments import SegmentLayout
+from mcl_clip.shards.manifest import Manifest
+
+VERSION = 1
+MAX_LISTED = 20
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """One rank's share of one accumulation step.
+
+    images: [b, 3, H, W] normalised, on the device; texts: int64 [b, context], on the device; keys: "source
+    shard/key"; layout: of the WHOLE global batch; step: of the epoch; micro: place in the accumulation, from
+    0.
+    """
+
+    images: torch.Tensor
+    texts: torch.Tensor
+    keys: list[str]
+    layout: SegmentLayout
+    step: int
+    micro: int
+
+
+class GlobalBatchLoader:
+    """Iterates an epoch's micro-batches of one rank; `set_epoch` before each epoch.
+
+    The global batch G is batch_size x accum_freq x world_size; what is in global batch t depends on
+    (manifest, seed, stage, G, policy) and not on how G is split, nor on `workers`. An epoch is one pass over
+    the data, or `num_samples` samples rounded up to whole global batches, wherever in a pass that ends.
+    Unreadable samples are replaced, logged and gathered in `faults` (key -> why); `UserError` after more than
+    `max_faults`. `slow` counts what the fast decoder did not take.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        *,
+        seed: int,
+        stage: int,
+        batch_size: int,
+        transform: Transform,
+        tokenizer: Tokenizer,
+        accum_freq: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
+        workers: int = 0,
+        policy: Policy | None = None,
+        num_samples: int | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        channels_last: bool = False,
+        max_faults: int = 1000,
+    ):
+        self.manifest, self.batch_size, self.accum_freq, self.rank = manifest, batch_size, accum_freq, rank
+        self.global_batch = batch_size * accum_freq * world_size
+        self.plans = EpochPlans(
+            manifest.label_paths,
+            manifest.shard_label,
+            manifest.shard_size,
+            seed,
+            stage,
+            self.global_batch,
+            policy or Policy(),
+        )
+        self.num_batches = len(self.plans[0])
+        self.steps_per_epoch = -(-num_samples // self.global_batch) if num_samples else self.num_batches
+        self.device, self.max_faults = torch.device(device), max_faults
+        self.normalize = Normalize(transform.mean, transform.std, dtype, channels_last).to(self.device)
+        self.epoch = self.step = 0
+        self.faults: dict[str, str] = {}
+        self.slow = 0
+        self._loader = DataLoader(
+            ShardDataset(manifest, self.plans, transform, tokenizer),
+            sampler=_Requests(self),
+            batch_size=None,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            prefetch_factor=2 if workers else None,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator().manual_seed(0),  # or it would draw from the global one
+        )
+
+    def __len__(self) -> int:
+        """Micro-batches of a whole epoch on this rank."""
+        return self.steps_per_epoch * self.accum_freq
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to the start of an epoch; in the current one, go on after the last step taken or loaded."""
+        if epoch != self.epoch:
+            self.epoch, self.step = epoch, 0
+
+    def plan_of(self, step: int) -> tuple[int, Plan, int]:
+        """(pass over the data, its plan, batch t in it) of a step of the current epoch."""
+        turn, t = divmod(self.epoch * self.steps_per_epoch + step, self.num_batches)
+        return turn, self.plans[turn], t
+
+    def __iter__(self) -> Iterator[MicroBatch]:
+        first = self.step
+        layout = SegmentLayout(())
+        for count, samples in enumerate(self._loader):
+            step, micro = first + count // self.accum_freq, count % self.accum_freq
+            self._note(samples)
+            if micro == 0:
+                _, plan, t = self.plan_of(step)
+                layout = plan.layout(t)
+            images = self.normalize(samples.images.to(self.device, non_blocking=True))
+            texts = samples.texts.to(self.device, non_blocking=True)
+            self.step = step + (micro == self.accum_freq - 1)
+            yield MicroBatch(images, texts, samples.keys, layout, step, micro)
+        self.epoch, self.step = self.epoch + 1, 0
+
+    def _note(self, samples: Samples) -> None:
+        self.slow += samples.slow
+        for key, why in samples.faults:
+            log.warning("%s was replaced by another sample of its pseudo-label: %s", key, why)
+            self.faults[key] = why
+        if samples.error:
+            raise UserError(samples.error)
+        if len(self.faults) > self.max_faults:
+            listed = ", ".join(list(self.faults)[:MAX_LISTED])
+            raise UserError(
+                f"{len(self.faults)} samples cannot be read, more than {self.max_faults}: {listed}; "
+                "check the data with mcl-shards verify"
+            )
+
+    def for_open_clip(self, loss: Any) -> OpenClipData:
+        """This loader as `data["train"]` of open_clip's own training loop, with an MCL loss."""
+        return OpenClipData(self, loss)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the run stands in the data, in plain values; the same on every rank."""
+        return {
+            "version": VERSION,
+            "manifest": self.manifest.hash,
+            "seed": self.plans.seed,
+            "stage": self.plans.stage,
+            "global_batch": self.global_batch,
+            "steps_per_epoch": self.steps_per_epoch,
+            "policy": asdict(self.plans.policy),
+            "epoch": self.epoch,
+            "step": self.step,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken; `UserError` with the reason when it is of another stream of batches.
+
+        Ranks, workers and the split of G may have changed.
+        """
+        here = self.state_dict()
+        for name, mend in _MENDS.items():
+            if state.get(name) != here[name]:
+                raise UserError(
+                    f"the checkpoint's place in the data was saved with {name} {state.get(name)}, "
+                    f"but this run has {here[name]}: {mend}"
+                )
+        self.epoch, self.step = state["epoch"], state["step"]
+
+
+_MENDS = {
+    "version": "use the mcl_clip version that wrote it",
+    "manifest": "the data has changed since; restore it, or start under another --name",
+    "seed": "pass the same --seed",
+    "stage": "it belongs to another stage",
+    "global_batch": "choose --batch-size x --accum-freq x processes to give the same product",
+    "steps_per_epoch": "pass the same --train-num-samples",
+    "policy": "pass the same --mcl-leftovers, --mcl-min-segment, --mcl-lanes and --mcl-window",
+}
+
+
+class _Requests:
+    """What this rank asks its workers for, from the loader's place in the epoch to the epoch's end."""
+
+    def __init__(self, loader: GlobalBatchLoader):
+        self.loader = loader
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Request]:
+        loader = self.loader
+        share = loader.batch_size * loader.accum_freq
+        for step in range(loader.step, loader.steps_per_epoch):
+            turn, plan, t = loader.plan_of(step)
+            start = loader.rank * share
+            shard, ordinal = plan.positions(t, start, start + share)
+            for low in range(0, share, loader.batch_size):
+                part = slice(low, low + loader.batch_size)
+                yield Request(turn, t, start + low, shard[part], ordinal[part])

@@ -1,0 +1,134 @@
+"""What a worker gives for a request: the named samples, pure, with unreadable ones replaced."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from mcl_clip.loading.augment import pil_train_transform
+from mcl_clip.loading.dataset import Request, ShardDataset, sample_words
+from mcl_clip.plan.epochs import EpochPlans
+from mcl_clip.plan.policy import Policy
+from tests.data import TRANSFORM, labelled, make_index, planned_keys, tokenize
+from tests.tars import image_bytes
+
+LABELS = ("0/0", "0/1", "0/0", "1/0", "0/0", "1/0")
+
+
+def dataset_of(index, global_batch=12, labels=LABELS, min_segment=2, transform=TRANSFORM):
+    manifest = labelled(index, labels)
+    plans = EpochPlans(
+        manifest.label_paths,
+        manifest.shard_label,
+        manifest.shard_size,
+        seed=3,
+        stage=1,
+        global_batch=global_batch,
+        policy=Policy(min_segment=min_segment),
+    )
+    return ShardDataset(manifest, plans, transform, tokenize)
+
+
+def request(dataset, t, start=0, stop=None, epoch=0):
+    plan = dataset.plans[epoch]
+    stop = plan.global_batch if stop is None else stop
+    return Request(epoch, t, start, *plan.positions(t, start, stop))
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory):
+    return make_index(tmp_path_factory.mktemp("data"), 6, 9)
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory):
+    broken = [(0, 1), (0, 2), (2, 5), (4, 8), (3, 0)]
+    return make_index(tmp_path_factory.mktemp("faulty"), 6, 9, broken_image=broken)
+
+
+def test_a_request_gives_the_samples_it_names(index):
+    dataset = dataset_of(index)
+    asked = request(dataset, 1)
+    samples = dataset[asked]
+    assert samples.keys == planned_keys(dataset.manifest, asked.shard, asked.ordinal)
+    assert samples.images.shape == (12, 3, 16, 16)
+    assert samples.images.dtype == torch.uint8
+    words = sample_words(3, 1, 0, asked.shard, asked.ordinal)
+    for place, (shard, ordinal) in enumerate(zip(asked.shard, asked.ordinal, strict=True)):
+        expected, _ = TRANSFORM(image_bytes(0, int(shard), int(ordinal)), words[place])
+        assert torch.equal(samples.images[place], expected)
+        caption = f"caption {ordinal} of shard {shard}, seed 0"
+        assert torch.equal(samples.texts[place], tokenize([caption])[0])
+
+
+def test_augmentation_depends_on_the_sample_and_the_epoch_only(index):
+    dataset = dataset_of(index)
+    whole = dataset[request(dataset, 0)]
+    parts = [pickle.loads(pickle.dumps(dataset))[request(dataset, 0, at, at + 3)] for at in (0, 3, 6, 9)]
+    assert torch.equal(whole.images, torch.cat([part.images for part in parts]))
+    shard, ordinal = dataset.plans[0].positions(0, 0, 12)
+    later = dataset[Request(1, 0, 0, shard, ordinal)]
+    assert later.keys == whole.keys
+    assert not torch.equal(later.images, whole.images)
+
+
+def test_words_of_all_samples_differ():
+    shard, ordinal = np.divmod(np.arange(4000, dtype=np.int32), 50)
+    words = np.concatenate([sample_words(0, 0, epoch, shard, ordinal) for epoch in (0, 1)])
+    assert len(np.unique(words)) == words.size
+    assert abs((words >> np.uint64(11)).astype(float).mean() * 2.0**-53 - 0.5) < 0.005
+
+
+def test_faults_are_replaced_in_place_whatever_the_split(faulty):
+    dataset = dataset_of(faulty)
+    lost = {"00000/000000001", "00000/000000002", "00002/000020005", "00004/000040008", "00003/000030000"}
+    seen = []
+    for t in range(len(dataset.plans[0])):
+        batch, asked = dataset.plans[0][t], request(dataset, t)
+        samples = dataset[asked]
+        assert samples.error is None
+        names = planned_keys(dataset.manifest, asked.shard, asked.ordinal)
+        assert {key for key, _ in samples.faults} == lost & set(names)
+        assert len(set(samples.keys)) == 12
+        for place, (name, key) in enumerate(zip(names, samples.keys, strict=True)):
+            if name not in lost:
+                assert key == name
+                continue
+            assert key not in lost and key not in names
+            segment = next(i for i, (a, b) in enumerate(batch.layout.bounds()) if a <= place < b)
+            assert LABELS[int(key[:5])] == batch.labels[segment]
+        split = [dataset[request(dataset, t, at, at + 4)] for at in (0, 4, 8)]
+        assert samples.keys == [key for part in split for key in part.keys]
+        assert torch.equal(samples.images, torch.cat([part.images for part in split]))
+        seen += [key for key, _ in samples.faults]
+    assert set(seen) == lost
+
+
+def test_two_faults_do_not_share_the_only_sample_outside(tmp_path):
+    plans = EpochPlans([""], np.array([0]), np.array([13]), seed=3, stage=1, global_batch=12, policy=Policy())
+    _, ordinals = plans[0].positions(0, 0, 12)
+    first, second = 2, 9
+    index = make_index(tmp_path, 1, 13, broken_image=[(0, int(ordinals[place])) for place in (first, second)])
+    dataset = dataset_of(index, labels=[""], min_segment=32)
+    results = [dataset[request(dataset, 0, at, at + 1)] for at in range(12)]
+    assert [place for place, result in enumerate(results) if result.error] == [second]
+    keys = [key for result in results for key in result.keys]
+    assert len(set(keys)) == 11
+    left = set(range(13)) - set(ordinals.tolist())
+    assert keys[first] == f"00000/00000{left.pop():04d}"
+
+
+def test_none_left_names_the_key(tmp_path):
+    dataset = dataset_of(make_index(tmp_path, 1, 12, broken_image=[(0, 4)]), labels=[""])
+    samples = dataset[request(dataset, 0)]
+    assert samples.error is not None and "00000/000000004" in samples.error
+    assert "\n" not in samples.error
+
+
+def test_open_clips_own_transform_can_be_used(index):
+    dataset = dataset_of(index, transform=pil_train_transform({"size": 16}))
+    first, second = dataset[request(dataset, 0)], dataset[request(dataset, 0)]
+    assert first.images.dtype == torch.float32
+    assert first.slow == 12
+    assert torch.equal(first.images, second.images)

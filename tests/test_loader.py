@@ -1,0 +1,209 @@
+"""The loader against the plan, in one process and in several."""
+
+import logging
+import multiprocessing
+import types
+
+import pytest
+import torch
+
+from mcl_clip.errors import UserError
+from mcl_clip.loading.loader import GlobalBatchLoader
+from mcl_clip.plan.policy import Policy
+from tests.data import TRANSFORM, labelled, make_index, planned_keys, tokenize
+from tests.distributed import run_ranks
+
+LABELS = ("0/0", "0/1", "0/0", "1/0", "0/0", "1/0", "0/0", "2/2")
+POLICY = Policy(min_segment=2, lanes=4, window=10)
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory):
+    return make_index(tmp_path_factory.mktemp("data"), 8, 9)
+
+
+def loader_of(index, **options):
+    options = {"seed": 5, "stage": 1, "batch_size": 8, "policy": POLICY, **options}
+    return GlobalBatchLoader(labelled(index, LABELS), transform=TRANSFORM, tokenizer=tokenize, **options)
+
+
+def keys_by_step(loader):
+    steps = {}
+    for batch in loader:
+        steps.setdefault(batch.step, []).extend(batch.keys)
+    return steps
+
+
+def merged(ranks):
+    """Keys of every global batch, of dicts by rank."""
+    return {step: [key for rank in ranks for key in rank[step]] for step in ranks[0]}
+
+
+def expected_keys(loader, epoch):
+    manifest, plan = loader.manifest, loader.plans[epoch]
+    return {t: planned_keys(manifest, plan[t].shard, plan[t].ordinal) for t in range(len(plan))}
+
+
+def test_an_epoch_is_the_plan(index):
+    loader = loader_of(index, workers=2)
+    for epoch in (0, 1):
+        loader.set_epoch(epoch)
+        assert len(loader) == len(loader.plans[epoch])
+        assert keys_by_step(loader) == expected_keys(loader, epoch)
+
+
+def test_batches_are_normalised_and_carry_the_layout_of_the_whole(index):
+    loader = loader_of(index, batch_size=2, accum_freq=2, world_size=2, rank=1, channels_last=True)
+    batches = list(loader)
+    assert len(batches) == len(loader) == 2 * len(loader.plans[0])
+    for count, batch in enumerate(batches):
+        assert (batch.step, batch.micro) == divmod(count, 2)
+        assert batch.layout == loader.plans[0].layout(batch.step)
+        assert batch.images.shape == (2, 3, 16, 16)
+        assert batch.images.dtype == torch.float32
+        assert batch.images.is_contiguous(memory_format=torch.channels_last)
+        assert batch.images.abs().max() <= 2.01
+        assert batch.texts.dtype == torch.int64
+
+
+def test_epochs_follow_each_other_without_being_told(index):
+    loader = loader_of(index)
+    assert [keys_by_step(loader) for _ in range(2)] == [expected_keys(loader, epoch) for epoch in range(2)]
+
+
+def test_the_split_of_a_global_batch_changes_nothing(index):
+    whole = [(batch.keys, batch.images) for batch in loader_of(index)]
+    for batch_size, accum_freq, world_size in ((1, 2, 4), (4, 2, 1), (2, 1, 4)):
+        split = {"batch_size": batch_size, "accum_freq": accum_freq, "world_size": world_size}
+        parts = [list(loader_of(index, rank=rank, **split)) for rank in range(world_size)]
+        for step, (keys, images) in enumerate(whole):
+            mine = [batch for rank in parts for batch in rank[step * accum_freq : (step + 1) * accum_freq]]
+            assert [key for batch in mine for key in batch.keys] == keys
+            assert torch.equal(torch.cat([batch.images for batch in mine]), images)
+
+
+def test_a_virtual_epoch_continues_in_the_next_pass(index):
+    loader = loader_of(index, num_samples=50)
+    passes = expected_keys(loader, 0), expected_keys(loader, 1)
+    stream = [*passes[0].values(), *passes[1].values()]
+    assert loader.steps_per_epoch == 7
+    for epoch in (0, 1):
+        loader.set_epoch(epoch)
+        assert list(keys_by_step(loader).values()) == stream[7 * epoch : 7 * epoch + 7]
+
+
+def ranks_keys(rank, world_size, index, batch_size, accum_freq, workers, state, stop):
+    multiprocessing.current_process()._config["daemon"] = False  # the harness's daemons may not have workers
+    loader = loader_of(
+        index, rank=rank, world_size=world_size, batch_size=batch_size, accum_freq=accum_freq, workers=workers
+    )
+    if state:
+        loader.load_state_dict(state)
+    seen = {}
+    for batch in loader:
+        seen.setdefault(batch.step, []).extend(batch.keys)
+        if batch.step == stop and batch.micro == accum_freq - 1:
+            break
+    gathered = [None] * world_size
+    torch.distributed.all_gather_object(gathered, seen)
+    return merged(gathered), loader.state_dict()
+
+
+@pytest.mark.parametrize(("world_size", "batch_size", "accum_freq"), [(2, 2, 2), (4, 2, 1)])
+def test_gathered_keys_of_real_ranks_are_the_plan(index, world_size, batch_size, accum_freq):
+    for keys, _ in run_ranks(ranks_keys, world_size, index, batch_size, accum_freq, 1, None, None):
+        assert keys == expected_keys(loader_of(index), 0)
+
+
+def test_a_resume_on_other_ranks_and_workers_sees_exactly_the_rest(index):
+    whole = expected_keys(loader_of(index), 0)
+    (seen, state), *others = run_ranks(ranks_keys, 2, index, 4, 1, 2, None, 3)
+    assert all(other == (seen, state) for other in others)
+    assert seen == {step: whole[step] for step in range(4)}
+    rest = {step: keys for step, keys in whole.items() if step > 3}
+    after, end = run_ranks(ranks_keys, 4, index, 1, 2, 1, state, None)[0]
+    assert after == rest
+    assert (end["epoch"], end["step"]) == (1, 0)
+    alone = loader_of(index, batch_size=4, accum_freq=2)
+    alone.load_state_dict(state)
+    assert keys_by_step(alone) == rest
+
+
+def test_state_in_the_middle_of_a_step_goes_back_to_its_start(index):
+    loader = loader_of(index, batch_size=4, accum_freq=2)
+    batches = iter(loader)
+    next(batches)
+    assert loader.state_dict()["step"] == 0
+    next(batches)
+    assert loader.state_dict()["step"] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"seed": 6}, "--seed"),
+        ({"stage": 2}, "stage"),
+        ({"batch_size": 4}, "--batch-size"),
+        ({"num_samples": 24}, "--train-num-samples"),
+        ({"policy": Policy(min_segment=2, lanes=4, window=11)}, "--mcl-window"),
+    ],
+)
+def test_a_state_that_does_not_fit_is_refused_with_the_reason(index, change, reason):
+    state = loader_of(index).state_dict()
+    with pytest.raises(UserError, match=reason):
+        loader_of(index, **change).load_state_dict(state)
+
+
+def test_a_state_of_other_data_or_another_version_is_refused(index, tmp_path):
+    state = loader_of(index).state_dict()
+    other = loader_of(make_index(tmp_path, 8, 9, seed=1))
+    with pytest.raises(UserError, match="data"):
+        other.load_state_dict(state)
+    with pytest.raises(UserError, match="version"):
+        loader_of(index).load_state_dict({**state, "version": 0})
+
+
+def test_faults_are_counted_logged_and_bounded(tmp_path, caplog):
+    index = make_index(tmp_path, 8, 9, broken_image=[(0, 1), (2, 3), (4, 4)])
+    loader = loader_of(index, workers=2)
+    with caplog.at_level(logging.WARNING):
+        keys = [key for batch in loader for key in batch.keys]
+    broken = {"00000/000000001", "00002/000020003", "00004/000040004"}
+    assert set(loader.faults) == broken
+    assert all(any(key in message for message in caplog.messages) for key in broken)
+    assert len(keys) == 8 * len(loader.plans[0])
+    assert not broken & set(keys)
+    bounded = loader_of(index, max_faults=2, workers=1)
+    with pytest.raises(UserError, match=r"00002/000020003|00004/000040004"):
+        list(bounded)
+
+
+def test_a_fault_without_substitute_is_one_line_from_a_worker(tmp_path):
+    index = make_index(tmp_path, 1, 8, broken_image=[(0, 4)])
+    loader = GlobalBatchLoader(
+        labelled(index, [""]),
+        seed=0,
+        stage=0,
+        batch_size=8,
+        transform=TRANSFORM,
+        tokenizer=tokenize,
+        workers=1,
+    )
+    with pytest.raises(UserError, match=r"^00000/000000004[^\n]*$"):
+        list(loader)
+
+
+def test_global_random_state_is_not_moved(index):
+    state = torch.random.get_rng_state()
+    list(loader_of(index, workers=1))
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_open_clips_form_tells_the_loss_the_layout(index):
+    loader, loss = loader_of(index), types.SimpleNamespace(segments=None)
+    data = loader.for_open_clip(loss)
+    data.set_epoch(1)
+    layouts = [loss.segments for _ in data.dataloader]
+    assert layouts == [loader.plans[1].layout(t) for t in range(len(loader.plans[1]))]
+    assert data.dataloader.num_batches == len(layouts)
+    assert data.dataloader.num_samples == 8 * len(layouts)
