@@ -1,0 +1,7 @@
+"""Contrastive losses in which an anchor's negatives share its pseudo-label."""
+
+from mcl_clip.loss.by_label import loss_by_label
+from mcl_clip.loss.clip import MCLClipLoss
+from mcl_clip.loss.siglip import MCLSigLipLoss
+
+__all__ = ["MCLClipLoss", "MCLSigLipLoss", "loss_by_label"]
