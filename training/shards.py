@@ -103,7 +103,11 @@ def _world() -> tuple[int, int, Callable[[], None]]:
     import torch.distributed as dist
 
     dist.init_process_group("gloo", timeout=timedelta(days=7))
-    return dist.get_rank(), world_size, lambda: dist.barrier()
+
+    def barrier() -> None:
+        dist.barrier()
+
+    return dist.get_rank(), world_size, barrier
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,0 +1,64 @@
+"""Training state on disk: whole or absent, the last few kept, loadable with `weights_only=True`."""
+
+import os
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mcl_clip.artifacts import atomic_path
+from mcl_clip.errors import UserError
+
+FORMAT = {"format": "mcl_clip checkpoint", "version": 1}
+_NAME = re.compile(r"step_(\d{8,})\.pt")
+
+
+def save_checkpoint(directory: str | os.PathLike, step: int, state: Mapping[str, Any], *, keep: int) -> Path:
+    """Write `state` as `step_{step}.pt`, atomically, then delete all but the newest `keep` checkpoints.
+
+    `state` holds tensors, numbers, strings and plain containers of these. When the disk is full the older checkpoints stay
+    as they were and `UserError` is raised.
+    """
+    assert keep >= 1
+    directory = Path(directory)
+    path = directory / f"step_{step:08d}.pt"
+    try:
+        with atomic_path(path) as temporary:
+            torch.save({**FORMAT, **state, "step": step}, temporary)
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"checkpoint {path} cannot be written ({' '.join(str(error).split())[:200]}); earlier checkpoints are intact: "
+            "free space and run the same command again"
+        ) from None
+    for _, old in _checkpoints(directory)[:-keep]:
+        old.unlink(missing_ok=True)
+    for debris in directory.glob(".step_*.tmp"):
+        debris.unlink(missing_ok=True)
+    return path
+
+
+def latest_checkpoint(directory: str | os.PathLike) -> Path | None:
+    """The checkpoint of the highest step, or None."""
+    checkpoints = _checkpoints(Path(directory))
+    return checkpoints[-1][1] if checkpoints else None
+
+
+def load_checkpoint(path: str | os.PathLike, map_location: Any = "cpu") -> dict[str, Any]:
+    """Read a checkpoint without running code from it; `UserError` when it is damaged or of another format."""
+    try:
+        state = torch.load(path, map_location=map_location, weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise UserError(
+            f"checkpoint {path} cannot be read ({' '.join(str(error).split())[:120]}); delete it to go on from the one before"
+        ) from None
+    if not isinstance(state, dict) or {name: state.get(name) for name in FORMAT} != FORMAT:
+        raise UserError(f"{path} is not of {FORMAT}; delete it to go on from the checkpoint before")
+    return state
+
+
+def _checkpoints(directory: Path) -> list[tuple[int, Path]]:
+    found = directory.iterdir() if directory.is_dir() else ()
+    return sorted((int(match[1]), path) for path in found if (match := _NAME.fullmatch(path.name)))

@@ -1,0 +1,148 @@
+"""A recipe is resolved once, survives its YAML file, and says what differs."""
+
+import dataclasses
+
+import pytest
+import yaml
+
+from mcl_clip.errors import UserError
+from training.recipe import Recipe
+from training.recipe_file import differences, dump
+from training.resolve import parse_recipe, resolve
+
+BASE = ["--train-data", "data", "--model", "ViT-B-32", "--name", "run"]
+
+
+def make(*arguments, world_size=1) -> Recipe:
+    flags, overrides = parse_recipe([*BASE, *arguments])
+    return resolve(flags, overrides, name="run", world_size=world_size)
+
+
+def test_recipe_yaml_given_as_config_makes_the_same_recipe(tmp_path):
+    recipe = make(
+        *"--mcl-stages 2 --aug-cfg scale=[0.4,1.0] --lock-image --siglip --grad-clip-norm 1.5 --image-mean 0.1 0.2 0.3".split(),
+        *"--mcl-index-only --mcl-fusion mean-cosine --mcl-min-segment 7 --wandb-notes".split(),
+        "two words",
+        world_size=2,
+    )
+    (tmp_path / "recipe.yaml").write_text(dump(recipe))
+    flags, overrides = parse_recipe(["--config", str(tmp_path / "recipe.yaml")])
+    assert resolve(flags, overrides, name="run", world_size=2) == recipe
+    assert list(differences(yaml.safe_load(dump(recipe)), recipe)) == []
+    assert yaml.safe_load(dump(recipe))["versions"]["torch"]
+
+
+def test_a_flag_on_the_command_line_wins_over_the_file(tmp_path):
+    (tmp_path / "c.yaml").write_text("model: RN50\nepochs: 3\nmcl-clusters: 4\nlock-text: true\n")
+    flags, overrides = parse_recipe(["--train-data", "data", "--config", str(tmp_path / "c.yaml"), "--epochs", "5"])
+    recipe = resolve(flags, overrides, name="run", world_size=1)
+    assert (recipe.model.model, recipe.stages[0].epochs, recipe.stages[0].clusters) == ("RN50", 5, 4)
+    assert recipe.stages[0].lock_text and recipe.optimization.beta2 == 0.999
+
+
+def test_stages_override_epochs_learning_rate_locks_and_clusters(tmp_path):
+    (tmp_path / "c.yaml").write_text(
+        "stages:\n  0: {clusters: 4}\n  2: {epochs: 7, lr: 1e-5, lock_image: true, lock_image_unlocked_groups: 6, init: previous}\n"
+    )
+    recipe = make("--config", str(tmp_path / "c.yaml"), "--mcl-stages", "2", "--epochs", "2", "--lr", "0.1")
+    assert [stage.clusters for stage in recipe.stages] == [4, 10, 10]
+    assert [stage.epochs for stage in recipe.stages] == [2, 2, 7]
+    assert [stage.lr for stage in recipe.stages] == [0.1, 0.1, 1e-5]
+    assert [stage.lock_image for stage in recipe.stages] == [False, False, True]
+    assert [stage.init for stage in recipe.stages] == ["base", "base", "previous"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("stages: {1: {speed: 3}}", "speed"),
+        ("stages: {1: {epochs: many}}", "many"),
+        ("stages: {1: {lock_text: 3}}", "true or false"),
+        ("stages: {1: {init: nothing}}", "init"),
+        ("stages: {first: {epochs: 3}}", "stage numbers"),
+        ("no_such_flag: 3", "--no-such-flag"),
+        ("horovod: true", "--horovod"),
+        ("- a\n- b", "mapping"),
+        ("a: [", "YAML"),
+    ],
+)
+def test_a_wrong_config_is_one_line(tmp_path, text, message):
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(UserError, match=message) as raised:
+        make("--config", str(tmp_path / "c.yaml"), "--mcl-stages", "2")
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "difference"),
+    [
+        (["--wd", "0.3"], "optimization.wd 0.2 -> 0.3"),
+        (["--seed", "1"], "seed 0 -> 1"),
+        (["--mcl-clusters", "3"], "stages.0.clusters 10 -> 3"),
+        (["--batch-size", "32"], "data.global_batch 64 -> 32"),
+        (["--pretrained", "openai", "--mcl-base", "train"], "model.pretrained"),
+        (["--mcl-leftovers", "drop"], "data.leftovers pack -> drop"),
+    ],
+)
+def test_what_changes_results_is_a_difference(arguments, difference):
+    found = list(differences(yaml.safe_load(dump(make())), make(*arguments)))
+    assert any(entry.startswith(difference) for entry in found)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--workers", "1"],
+        ["--logs", "elsewhere"],
+        ["--mcl-stages", "3"],
+        ["--batch-size", "32", "--accum-freq", "2"],
+        ["--mcl-save-steps", "10", "--save-frequency", "3", "--mcl-keep-checkpoints", "9"],
+        ["--log-every-n-steps", "1", "--report-to", "tensorboard"],
+        ["--torchcompile", "--grad-checkpointing"],
+    ],
+    ids=" ".join,
+)
+def test_what_does_not_change_results_resumes(arguments):
+    assert list(differences(yaml.safe_load(dump(make())), make(*arguments))) == []
+
+
+def test_the_number_of_ranks_matters_only_where_the_gradient_depends_on_it():
+    def changed(*arguments):
+        one = make(*arguments, "--batch-size", "64")
+        return list(differences(yaml.safe_load(dump(one)), make(*arguments, "--batch-size", "32", world_size=2)))
+
+    assert changed() == ["optimization.diverging_ranks 1 -> 2"]
+    assert changed("--gather-with-grad") == changed("--siglip") == []
+
+
+def test_stage_0_is_kept_when_weights_and_stages_are_asked_for():
+    assert make("--pretrained", "openai").base == "train"
+    assert make("--pretrained", "openai", "--mcl-stages", "1").base == "keep"
+    assert make("--pretrained", "openai", "--mcl-stages", "1", "--mcl-base", "train").base == "train"
+    assert make("--mcl-stages", "1").base == "train"
+    with pytest.raises(UserError, match="--mcl-base keep"):
+        make("--mcl-base", "keep")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--batch-size", "0"], "--batch-size"),
+        (["--mcl-clusters", "0"], "--mcl-clusters"),
+        (["--logs", "None"], "--logs"),
+        (["--opt", "sgd"], "--opt sgd"),
+        (["--opt", "timm/lion"], "--lr"),
+        (["--opt", "timm/lion", "--lr", "1", "--beta1", "0.9"], "--beta1"),
+        (["--lr-scheduler", "const-cooldown"], "--epochs-cooldown"),
+        (["--mcl-min-segment", "0"], "min_segment"),
+        (["--train-data", ""], "--train-data"),
+    ],
+)
+def test_values_that_cannot_be_trained_with_are_refused(arguments, message):
+    with pytest.raises(UserError, match=message):
+        make(*arguments)
+
+
+def test_a_recipe_is_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        make().seed = 3

@@ -1,0 +1,64 @@
+"""`python -m training.main`, `mcl-train`, or under torchrun: all stages and the fused model in one job."""
+
+import os
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+
+from torch.distributed.elastic.multiprocessing.errors import record
+
+from mcl_clip.errors import UserError
+from training import health, preemption
+from training.pipeline import run
+from training.ranks import Ranks, join, leave
+from training.resolve import parse_recipe, resolve
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status.
+
+    0: all done. 2: a mistake in flags or input. 3: the loss became NaN or infinite. 75: ended by SIGTERM, everything
+    saved; the same command goes on. May be called several times in one process.
+    """
+    ranks: Ranks | None = None
+    try:
+        flags, overrides = parse_recipe(sys.argv[1:] if arguments is None else arguments)
+        with preemption.Preemption() as signals:
+            ranks = join(flags.device, flags.dist_backend, flags.dist_url, flags.no_set_device_rank)
+            name = flags.name or ranks.share(_default_name(flags))
+            run(resolve(flags, overrides, name=name, world_size=ranks.world_size), ranks, signals)
+            leave(ranks)
+        return 0
+    except UserError as error:
+        speaks = ranks.fail(error) if ranks else _env_rank() == 0
+        if speaks:
+            _say(f"error: {error}")
+        if ranks:
+            ranks.told()
+        return 2
+    except health.NonFiniteLoss as error:
+        if ranks is None or ranks.is_first_to_say("non-finite"):
+            _say(f"error: {error}")
+        return health.STATUS
+    except preemption.Preempted:
+        if ranks is None or ranks.is_first:
+            _say("ended by SIGTERM; everything is saved, the same command goes on from here")
+        return preemption.STATUS
+
+
+def _default_name(flags) -> str:
+    """As open_clip names a run; such a run cannot be resumed by the same command, which would be named anew."""
+    parts = (f"model_{flags.model.replace('/', '-')}", f"lr_{flags.lr}", f"b_{flags.batch_size}")
+    return "-".join((datetime.now().strftime("%Y_%m_%d-%H_%M_%S"), *parts, f"j_{flags.workers}", f"p_{flags.precision}"))
+
+
+def _env_rank() -> int:
+    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
+
+
+def _say(line: str) -> None:
+    print(" ".join(line.split()), file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(record(main)())

@@ -1,0 +1,120 @@
+"""The ranks of a job as one value, and how they wait for each other outside of training steps."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from mcl_clip.errors import UserError
+
+T = TypeVar("T")
+POLL_SECONDS = 0.2
+
+
+@dataclass
+class Ranks:
+    """Who we are among the ranks. The default is a job of one process.
+
+    Waiting goes through the job's key-value store in short polls: phases without collectives (indexing, clustering,
+    bucketing) may take hours, which no collective outlasts, and a waiting rank still hears SIGTERM. Methods that wait must
+    be called by all ranks in the same order.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    device: torch.device = torch.device("cpu")
+    store: Any = None
+    control: Any = None  # gloo group, for the one number that ranks agree on in every step
+    _turn: int = field(default=0, repr=False)
+
+    @property
+    def is_first(self) -> bool:
+        """True on the rank that writes what is written once."""
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        """Wait for all ranks, however long; raises `UserError` when another rank failed with one."""
+        if self.world_size == 1:
+            return
+        self._turn += 1
+        if self.store.add(f"arrived-{self._turn}", 1) == self.world_size:
+            self.store.set(f"open-{self._turn}", b"1")
+        self._wait(f"open-{self._turn}")
+
+    def on_first(self, work: Callable[[], T]) -> T | None:
+        """Run `work` on the first rank while the others wait; returns its value there, None elsewhere."""
+        result = work() if self.is_first else None
+        self.barrier()
+        return result
+
+    def share(self, value: str) -> str:
+        """The first rank's value, on all ranks."""
+        if self.world_size == 1:
+            return value
+        self._turn += 1
+        key = f"shared-{self._turn}"
+        if self.is_first:
+            self.store.set(key, value)
+        self._wait(key)
+        return self.store.get(key).decode()
+
+    def fail(self, error: UserError) -> bool:
+        """Tell all ranks of a user error; True on the rank that is to say it, which is the first one if it can."""
+        if self.world_size == 1:
+            return True
+        self.store.set("failed", str(error) or "failed")
+        return self.is_first or not self._comes("told", 10)
+
+    def told(self) -> None:
+        """The error has been said; the first rank waits a little for the others, who may need its store to learn of it."""
+        if self.world_size == 1:
+            return
+        if self.is_first:
+            self.store.set("told", b"1")
+        if self.store.add("heard", 1) == self.world_size:
+            self.store.set("all-heard", b"1")
+        if self.is_first:
+            self._comes("all-heard", 3)
+
+    def is_first_to_say(self, what: str) -> bool:
+        """True on the one rank that asks first."""
+        return self.world_size == 1 or self.store.add(f"said-{what}", 1) == 1
+
+    def _comes(self, key: str, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        while not self.store.check([key]):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+        return True
+
+    def _wait(self, key: str) -> None:
+        pause = 0.001
+        while not self.store.check([key]):
+            if self.store.check(["failed"]):
+                raise UserError(self.store.get("failed").decode())
+            time.sleep(pause)
+            pause = min(2 * pause, POLL_SECONDS)
+
+
+def join(device: str, backend: str | None, url: str | None, no_set_device_rank: bool) -> Ranks:
+    """Take part in the job that torchrun or SLURM started, with open_clip's own initialisation; one process otherwise."""
+    from open_clip_train.distributed import init_distributed_device_so
+
+    info = init_distributed_device_so(device=device, dist_backend=backend, dist_url=url, no_set_device_rank=no_set_device_rank)
+    ranks = Ranks(info["global_rank"], info["world_size"], info["local_rank"], torch.device(info["device"]))
+    if info["distributed"]:
+        ranks.store = dist.PrefixStore("mcl_clip", dist.distributed_c10d._get_default_store())
+        ranks.control = dist.new_group(backend="gloo", timeout=timedelta(hours=1))
+    return ranks
+
+
+def leave(ranks: Ranks) -> None:
+    """End the process group that `join` began."""
+    if ranks.world_size > 1 and dist.is_initialized():
+        dist.destroy_process_group()

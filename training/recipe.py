@@ -1,0 +1,176 @@
+"""The recipe of a run: every flag, resolved once, as frozen values; `recipe.yaml` in the run directory."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mcl_clip.plan.policy import Policy
+
+FREE = {"free": True}  # does not change results, so another value may resume the run
+
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRecipe:
+    """Architecture, first weights and preprocessing; open_clip's flags."""
+
+    model: str
+    pretrained: str
+    pretrained_image: bool
+    siglip: bool
+    force_quick_gelu: bool
+    force_custom_text: bool
+    force_patch_dropout: float | None
+    force_image_size: int | list[int] | None
+    force_context_length: int | None
+    image_mean: list[float] | None
+    image_std: list[float] | None
+    image_interpolation: str | None
+    image_resize_mode: str | None
+    cache_dir: str | None = field(metadata=FREE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataRecipe:
+    """From tars to global batches. `global_batch` = batch size x ranks x accumulation, in samples."""
+
+    train_data: str = field(metadata=FREE)
+    train_num_samples: int | None
+    caption_key: str | None
+    global_batch: int
+    batch_size: int = field(metadata=FREE)
+    accum_freq: int = field(metadata=FREE)
+    workers: int = field(metadata=FREE)
+    aug_cfg: dict[str, Any]
+    leftovers: str
+    min_segment: int
+    lanes: int
+    window: int
+    shard_size: int
+    index_only: bool
+
+    @property
+    def policy(self) -> Policy:
+        """How global batches are made of buckets."""
+        return Policy(leftovers=self.leftovers, min_segment=self.min_segment, lanes=self.lanes, window=self.window)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizationRecipe:
+    """Loss, optimizer and schedule; open_clip's flags. `diverging_ranks` is the number of ranks where the gradient depends on it."""
+
+    precision: str
+    opt: str
+    beta1: float | None
+    beta2: float | None
+    eps: float | None
+    wd: float
+    momentum: float | None
+    grad_clip_norm: float | None
+    lr_scheduler: str
+    skip_scheduler: bool
+    epochs_cooldown: int | None
+    lr_cooldown_end: float
+    lr_cooldown_power: float
+    use_bn_sync: bool
+    local_loss: bool
+    gather_with_grad: bool
+    mask_identical: bool
+    diverging_ranks: int | None
+    grad_checkpointing: bool = field(metadata=FREE)
+    torchcompile: bool = field(metadata=FREE)
+    ddp_static_graph: bool = field(metadata=FREE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusteringRecipe:
+    """What k-means is fitted on."""
+
+    cluster_on: str
+    text_clusters: int | None
+    reservoir: int
+    keep_features: bool = field(metadata=FREE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageRecipe:
+    """One stage; what a recipe file may override by stage. `clusters` of this stage's embeddings make the next one's buckets;
+    `labels` is a parquet file of the user's own that takes the place of all clusters for this stage."""
+
+    epochs: int
+    lr: float
+    warmup: int
+    lock_image: bool
+    lock_image_unlocked_groups: int
+    lock_image_freeze_bn_stats: bool
+    lock_text: bool
+    lock_text_unlocked_layers: int
+    lock_text_freeze_layer_norm: bool
+    init: str
+    clusters: int
+    labels: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavingRecipe:
+    """When to checkpoint: by epochs, steps and minutes."""
+
+    save_frequency: int = field(metadata=FREE)
+    save_steps: int = field(metadata=FREE)
+    save_minutes: float = field(metadata=FREE)
+    keep_checkpoints: int = field(metadata=FREE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportingRecipe:
+    """What is evaluated while training, and where it is told."""
+
+    val_data: str | None = field(metadata=FREE)
+    val_num_samples: int | None = field(metadata=FREE)
+    val_frequency: int = field(metadata=FREE)
+    imagenet_val: str | None = field(metadata=FREE)
+    zeroshot_frequency: int = field(metadata=FREE)
+    log_every_n_steps: int = field(metadata=FREE)
+    log_local: bool = field(metadata=FREE)
+    report_to: str = field(metadata=FREE)
+    wandb_notes: str = field(metadata=FREE)
+    wandb_project_name: str = field(metadata=FREE)
+    debug: bool = field(metadata=FREE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A whole run. `base` is "train" or "keep" (stage 0 as it is pretrained); `stages[s]` is stage s, 0 to S."""
+
+    name: str = field(metadata=FREE)
+    logs: str = field(metadata=FREE)
+    seed: int
+    base: str
+    fusion: str
+    model: ModelRecipe
+    data: DataRecipe
+    optimization: OptimizationRecipe
+    clustering: ClusteringRecipe
+    stages: tuple[StageRecipe, ...]
+    saving: SavingRecipe
+    reporting: ReportingRecipe
+
+    @property
+    def run_directory(self) -> Path:
+        """LOGS/NAME."""
+        return Path(self.logs) / self.name
+
+    @property
+    def num_stages(self) -> int:
+        """Stages after stage 0."""
+        return len(self.stages) - 1
+
+
+GROUPS = {
+    "model": ModelRecipe,
+    "data": DataRecipe,
+    "optimization": OptimizationRecipe,
+    "clustering": ClusteringRecipe,
+    "saving": SavingRecipe,
+    "reporting": ReportingRecipe,
+}

@@ -1,0 +1,112 @@
+"""The recipe as a file: written as recipe.yaml, compared with one, and read as --config."""
+
+import importlib.metadata
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mcl_clip.errors import UserError
+from training.flags import flag
+from training.recipe import GROUPS, Recipe, StageRecipe
+
+PACKAGES = ("mcl_clip", "torch", "torchvision", "open_clip_torch", "timm", "transformers", "numpy", "faiss-gpu", "faiss-cpu")
+PREFIXED = {
+    "base", "init", "fusion", "cluster_on", "text_clusters", "reservoir", "keep_features", "index_only", "shard_size", "leftovers",
+    "min_segment", "lanes", "window", "caption_key", "mask_identical", "save_steps", "save_minutes", "keep_checkpoints",
+}  # fmt: skip
+_DERIVED = {"global_batch", "diverging_ranks"}
+
+
+def to_plain(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as YAML holds it, with the versions of the packages it was resolved with."""
+    plain = asdict(recipe)
+    plain["stages"] = dict(enumerate(plain["stages"]))
+    return {"versions": _versions(), **plain}
+
+
+def differences(saved: Mapping[str, Any], recipe: Recipe) -> Iterator[str]:
+    """What changes results and differs: "optimization.wd 0.2 -> 0.1". More stages than saved are no difference."""
+    for group in fields(Recipe):
+        new = getattr(recipe, group.name)
+        if group.name in GROUPS:
+            old = saved.get(group.name) or {}
+            yield from _compare(f"{group.name}.", old, asdict(new), [f for f in fields(new) if not f.metadata])
+        elif group.name == "stages":
+            for stage, old in (saved.get("stages") or {}).items():
+                if stage < len(new):
+                    yield from _compare(f"stages.{stage}.", old, asdict(new[stage]), fields(StageRecipe))
+        elif not group.metadata:
+            yield from _compare("", saved, {group.name: new}, [group])
+
+
+def _compare(prefix, old, new, compared) -> Iterator[str]:
+    for entry in compared:
+        before, now = old.get(entry.name), _plain(new[entry.name])
+        if before != now:
+            yield f"{prefix}{entry.name} {before} -> {now}"
+
+
+def _plain(value: Any) -> Any:
+    """`value` after a round trip through YAML."""
+    return yaml.safe_load(yaml.safe_dump(_listed(value)))
+
+
+def _listed(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _listed(inner) for key, inner in value.items()}
+    return [_listed(inner) for inner in value] if isinstance(value, (tuple, list)) else value
+
+
+def dump(recipe: Recipe) -> str:
+    """`recipe.yaml`."""
+    return yaml.safe_dump(_listed(to_plain(recipe)), sort_keys=False)
+
+
+def read_config(file: str) -> tuple[list[str], dict[int, dict[str, Any]]]:
+    """Flags, spelt as on the command line, and settings by stage; recipe.yaml also tells the number of stages."""
+    path = Path(file)
+    try:
+        config = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise UserError(f"--config {path} cannot be read ({error.strerror})") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"--config {path} is not YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(config, dict):
+        raise UserError(f"--config {path} is not a mapping of flags")
+    is_recipe = bool(config.pop("versions", None))
+    overrides = config.pop("stages", None) or {}
+    if not all(isinstance(stage, int) and isinstance(entry, dict) for stage, entry in overrides.items()):
+        raise UserError(f"--config {path}: 'stages' maps stage numbers to settings, for example 1: {{epochs: 5}}")
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat.update(value if key in GROUPS and isinstance(value, dict) else {key: value})
+    arguments = ["--mcl-stages", str(len(overrides) - 1)] if is_recipe else []
+    for key, value in flat.items():
+        name = key.replace("-", "_")
+        if name in _DERIVED:
+            continue
+        arguments += _argument("mcl_" + name if name in PREFIXED else name, value)
+    return arguments, overrides
+
+
+def _argument(name: str, value: Any) -> list[str]:
+    if value is None or value is False or value == {} or value == "":
+        return []
+    if value is True:
+        return [flag(name)]
+    if isinstance(value, dict):
+        return [flag(name), *(f"{key}={inner}" for key, inner in value.items())]
+    return [flag(name), *map(str, value)] if isinstance(value, list) else [f"{flag(name)}={value}"]
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions

@@ -1,0 +1,130 @@
+"""The run directory: whose it is, what stands in it, and whether that is made of what we would make it of."""
+
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mcl_clip.artifacts import atomic_path
+from mcl_clip.errors import UserError
+from mcl_clip.models.stage_model import model_hash, read_stage_config
+from training.recipe import Recipe
+from training.recipe_file import differences, dump
+
+RECIPE = "recipe.yaml"
+_BEFORE_RECIPE = {"source", "validation"}  # may stand in a directory whose recipe is not yet committed
+
+
+class RunDirectory:
+    """Paths of a run, as docs/formats.md lays them out."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.recipe, self.source, self.validation = root / RECIPE, root / "source", root / "validation"
+        self.fused = root / "fused"
+
+    def stage(self, stage: int) -> Path:
+        """stage_0, stage_1, ..."""
+        return self.root / f"stage_{stage}"
+
+    def model(self, stage: int) -> Path:
+        """The stage's open_clip directory."""
+        return self.stage(stage) / "model"
+
+    def clusters(self, stage: int) -> Path:
+        """The clusters of the stage's embeddings."""
+        return self.stage(stage) / "clusters"
+
+    def buckets(self, stage: int) -> Path:
+        """The buckets that the stage is trained on."""
+        return self.stage(stage) / "buckets"
+
+
+def claim(run: RunDirectory, recipe: Recipe) -> bool:
+    """Make the directory ours; True when it was not there before. Writes no recipe yet.
+
+    Raises `UserError` when it cannot be written, holds something else, or a run of another recipe.
+    """
+    created = not run.root.exists()
+    if not created and not run.root.is_dir():
+        raise UserError(f"{run.root} is not a directory; choose another --name or --logs")
+    if not created:
+        _check_owner(run, recipe)
+    try:
+        run.root.mkdir(parents=True, exist_ok=True)
+        probe = run.root / f".probe-{uuid.uuid4().hex}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"the run directory {run.root} cannot be written ({error.strerror}); choose another --logs") from None
+    return created
+
+
+def commit(run: RunDirectory, recipe: Recipe) -> None:
+    """Write recipe.yaml: from here on the directory belongs to this recipe."""
+    with atomic_path(run.recipe) as temporary:
+        temporary.write_text(dump(recipe))
+
+
+def release(run: RunDirectory, created: bool) -> None:
+    """Take away a directory that `claim` made, when the run failed before it had a recipe."""
+    if created and not run.recipe.exists():
+        shutil.rmtree(run.root, ignore_errors=True)
+
+
+def is_finished(directory: Path, made_from: Mapping[str, Any]) -> bool:
+    """Whether `directory` holds the stage model made from just this; `UserError` when it was made from something else."""
+    if not (directory / "open_clip_config.json").exists():
+        return False
+    record = read_stage_config(directory).get("mcl_clip", {}).get("made_from")
+    if record is None:
+        raise UserError(f"{directory} was not written by this run; move it away, or choose another --name")
+    refuse_foreign(directory, record, made_from)
+    return True
+
+
+def refuse_foreign(what: os.PathLike, record: Mapping[str, Any], made_from: Mapping[str, Any]) -> None:
+    """Raise `UserError` unless `what` was made from the given hashes."""
+    for name, value in made_from.items():
+        if record.get(name) != value:
+            raise UserError(
+                f"{what} was made from another {name} ({_short(record.get(name))}, now {_short(value)}); "
+                "delete it to make it again, or choose another --name"
+            )
+
+
+def hash_of_model(directory: Path) -> str:
+    """`model_hash` of a stage directory."""
+    return model_hash(directory)
+
+
+def _short(value: Any) -> str:
+    return str(value)[:12]
+
+
+def _check_owner(run: RunDirectory, recipe: Recipe) -> None:
+    present = {entry.name for entry in run.root.iterdir() if not entry.name.startswith((".", "out"))}
+    if not run.recipe.exists():
+        strangers = present - _BEFORE_RECIPE
+        if strangers:
+            raise UserError(f"{run.root} holds {min(strangers)} but no {RECIPE}: it is no run; choose another --name")
+        return
+    try:
+        saved = yaml.safe_load(run.recipe.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise UserError(f"{run.recipe} cannot be read ({' '.join(str(error).split())}); choose another --name") from None
+    found = list(differences(saved, recipe))
+    if found:
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        raise UserError(
+            f"{run.root} holds a run of another recipe ({'; '.join(found[:3])}{more}); choose another --name, or delete it"
+        )
+    if len(saved.get("stages") or {}) > len(recipe.stages):
+        raise UserError(
+            f"{run.root} holds a run of {len(saved['stages']) - 1} stages, more than --mcl-stages {recipe.num_stages}; "
+            "fuse fewer of them with mcl-fuse, or choose another --name"
+        )

@@ -1,0 +1,234 @@
+"""Training of one stage, from its first weights or its last checkpoint to its finished model."""
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from mcl_clip.loading.loader import GlobalBatchLoader, MicroBatch
+from mcl_clip.models.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
+from mcl_clip.models.stage_model import save_stage_model
+from training.agreement import Agreement
+from training.build import BuiltModel, lock, wrap
+from training.health import LossGuard, check_weights
+from training.losses import make_loss
+from training.optimizer import make_optimizer, make_scaler, make_schedule
+from training.preemption import Preempted, Preemption
+from training.ranks import Ranks
+from training.recipe import Recipe
+from training.reporting import MetricsFile, Trackers, log
+from training.run_directory import refuse_foreign
+from training.step import TrainingStep
+from training.validation import Validation
+from training.window import Window
+
+
+@dataclass
+class StageTraining:
+    """Everything one stage trains with. `made_from` names what its model is made of; a checkpoint of anything else is refused."""
+
+    recipe: Recipe
+    stage: int
+    built: BuiltModel
+    loader: GlobalBatchLoader
+    directory: Path
+    ranks: Ranks
+    preemption: Preemption
+    trackers: Trackers
+    validation: Validation
+    made_from: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        settings = self.recipe.stages[self.stage]
+        optimization = self.recipe.optimization
+        self.core = self.built.model
+        lock(self.core, settings)
+        if optimization.grad_checkpointing:
+            self.core.set_grad_checkpointing()
+        self.optimizer = make_optimizer(self.core, optimization, settings.lr)
+        self.scaler = make_scaler(optimization.precision, self.ranks.device)
+        self.accum = self.recipe.data.accum_freq
+        self.steps_per_epoch = len(self.loader) // self.accum
+        self.total = self.steps_per_epoch * settings.epochs
+        self.epochs = settings.epochs
+        self.checkpoints = self.directory / "checkpoints"
+
+    def run(self) -> None:
+        """Train to the end and write the stage's model. Raises `Preempted` after saving, `NonFiniteLoss`, `UserError`."""
+        self.next_step = self._resume()
+        self.saved_at = time.monotonic()
+        self.guard = LossGuard(self.directory, self.stage, self.ranks.rank, self.ranks.device)
+        self.window = Window(self.recipe, self.stage, self.steps_per_epoch, self.total, self.ranks, self.next_step)
+        if self.ranks.is_first:
+            self.metrics = MetricsFile(self.directory / "metrics.jsonl", lambda row: row["step"] < self.next_step)
+        self._log_start()
+        step = self._training_step()
+        agreement = Agreement(self.ranks)
+        bar = tqdm(
+            total=self.total, initial=self.next_step, desc=f"stage {self.stage}", unit="step",
+            disable=None if self.ranks.is_first else True, leave=False,
+        )  # fmt: skip
+        with self.preemption.deferred(), bar:
+            for epoch in range(self.next_step // self.steps_per_epoch, self.epochs):
+                self._epoch(epoch, step, agreement, bar)
+            agreement.close()
+            self._finish()
+        if self.preemption.requested:
+            raise Preempted
+
+    def _training_step(self) -> TrainingStep:
+        optimization = self.recipe.optimization
+        settings = self.recipe.stages[self.stage]
+        self.core.train()
+        return TrainingStep(
+            wrap(self.core, optimization, self.ranks),
+            self.core,
+            make_loss(self.recipe, self.ranks),
+            self.optimizer,
+            make_schedule(self.optimizer, optimization, settings, self.steps_per_epoch),
+            self.scaler,
+            precision=optimization.precision,
+            grad_clip_norm=optimization.grad_clip_norm,
+            entropy=(self.recipe.seed, self.stage),
+            rank=self.ranks.rank,
+            device=self.ranks.device,
+        )
+
+    def _epoch(self, epoch: int, step: TrainingStep, agreement: Agreement, bar: tqdm) -> None:
+        self.loader.set_epoch(epoch)
+        self.window.wait_begins()
+        for batches in self._global_batches():
+            self.window.wait_ends()
+            result = step(self.next_step, batches)
+            self.guard.add(self.next_step, result.loss, [key for batch in batches for key in batch.keys])
+            self.window.add(batches)
+            if self.window.is_due(self.next_step):
+                self._report(epoch, result)
+            self.next_step += 1
+            bar.update()
+            stop = agreement.any(self.preemption.requested)
+            epoch_ends = self.next_step % self.steps_per_epoch == 0
+            if epoch_ends:
+                self._validate(epoch + 1, step)
+            if self.next_step == self.total:
+                return
+            if stop or self._save_is_due(epoch_ends, epoch + 1):
+                self._save()
+            if stop:
+                agreement.close()
+                raise Preempted
+            self.window.wait_begins()
+
+    def _global_batches(self) -> Iterator[list[MicroBatch]]:
+        """The micro-batches of every step. A reader killed by the SIGTERM that we got too is no failure of the reader."""
+        gathered: list[MicroBatch] = []
+        batches = iter(self.loader)
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except RuntimeError:
+                time.sleep(0.5)
+                if not self.preemption.requested:
+                    raise
+                self._save()
+                raise Preempted from None
+            gathered.append(batch)
+            if len(gathered) == self.accum:
+                yield gathered
+                gathered = []
+
+    def _report(self, epoch: int, result: Any) -> None:
+        row = self.window.close(epoch, self.next_step, self.guard.take(), result)
+        if self.ranks.is_first:
+            self.metrics.write(row)
+            self.trackers.write(f"stage_{self.stage}", row, self.next_step)
+            log.info(self.window.line(row))
+
+    def _validate(self, completed: int, step: TrainingStep) -> None:
+        if not self.validation.is_due(completed, self.epochs):
+            return
+        self.guard.check()
+        row = self.ranks.on_first(lambda: self.validation.run(self.built, completed, self.epochs))
+        if row:
+            log.info("  ".join(f"{name} {value:.4g}" for name, value in row.items()))
+            self._validation_file().write({"stage": self.stage, "epoch": completed, **row})
+            self.trackers.write(f"stage_{self.stage}/val", row, completed)
+        self.core.train()
+
+    def _validation_file(self) -> MetricsFile:
+        """The file of evaluations made while training, without those that a resumed run makes again."""
+        completed = self.next_step // self.steps_per_epoch
+        return MetricsFile(self.directory / "validation.jsonl", lambda row: row["epoch"] < completed)
+
+    def _save_is_due(self, epoch_ends: bool, completed: int) -> bool:
+        saving = self.recipe.saving
+        by_epoch = epoch_ends and saving.save_frequency > 0 and completed % saving.save_frequency == 0
+        by_step = saving.save_steps > 0 and self.next_step % saving.save_steps == 0
+        by_time = saving.save_minutes > 0 and time.monotonic() - self.saved_at > 60 * saving.save_minutes
+        return by_epoch or by_step or by_time
+
+    def _save(self) -> None:
+        """Weights and optimizer are the same on all ranks, so the first one saves alone and needs no agreement."""
+        self.guard.check()
+        if self.ranks.is_first:
+            check_weights(self.core, self.stage, self.next_step)
+            state = {
+                "stage": self.stage,
+                "made_from": dict(self.made_from),
+                "model": self.core.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict() if self.scaler else None,
+                "schedule": {"next_step": self.next_step, "total": self.total},
+                "random": {"seed": self.recipe.seed, "stage": self.stage, "next_step": self.next_step},
+                "plan": self.loader.state_dict(),
+            }
+            save_checkpoint(self.checkpoints, self.next_step, state, keep=self.recipe.saving.keep_checkpoints)
+            log.info(f"stage {self.stage}: checkpoint after {self.next_step} of {self.total} steps")
+        self.saved_at = time.monotonic()
+
+    def _resume(self) -> int:
+        """Load the newest checkpoint, if any; returns the step to go on with."""
+        path = latest_checkpoint(self.checkpoints)
+        if path is None:
+            return 0
+        state = load_checkpoint(path)
+        refuse_foreign(path, state["made_from"], self.made_from)
+        self.core.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scaler and state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+        self.loader.load_state_dict(state["plan"])
+        return state["step"]
+
+    def _log_start(self) -> None:
+        trained = sum(p.numel() for p in self.core.parameters() if p.requires_grad)
+        whole = sum(p.numel() for p in self.core.parameters())
+        begun = f"going on at step {self.next_step}" if self.next_step else "from its first step"
+        log.info(
+            f"stage {self.stage}: {self.epochs} epochs of {self.steps_per_epoch} steps of {self.recipe.data.global_batch} samples "
+            f"on {self.ranks.world_size} x {self.ranks.device.type}, {trained:,} of {whole:,} parameters trained, {begun}"
+        )
+
+    def _finish(self) -> None:
+        self.guard.check()
+        if self.ranks.is_first:
+            check_weights(self.core, self.stage, self.next_step)
+            save_built(self.built, self.directory / "model", self.stage, self.made_from)
+        self.ranks.barrier()
+
+
+def save_built(built: BuiltModel, directory: Path, stage: int, made_from: Mapping[str, Any]) -> None:
+    """Write a stage's model with the record of what it is made of."""
+    save_stage_model(
+        built.model,
+        directory,
+        model_cfg=built.model_cfg,
+        preprocess_cfg=built.preprocess_cfg,
+        tokenizer=built.tokenizer,
+        extra={"stage": stage, "made_from": dict(made_from)},
+    )

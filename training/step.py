@@ -1,0 +1,110 @@
+"""One optimizer step: forward, loss over the global batch, backward, update."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from open_clip import get_input_dtype
+from open_clip_train.precision import get_autocast
+from torch import nn
+
+from mcl_clip.loading.loader import MicroBatch
+from mcl_clip.loss.accumulation import accumulated_backward
+from mcl_clip.seeds import words
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Of one step, still on the device: the loss (before the update) and the logit scale (after it); and the learning rate."""
+
+    loss: torch.Tensor
+    logit_scale: torch.Tensor
+    lr: float
+
+
+class TrainingStep:
+    """Takes the micro-batches of one global batch, updates the model, and follows open_clip_train's arithmetic.
+
+    model: what is called and whose backward averages over ranks (DDP, compiled); core: the open_clip model inside it.
+    Random numbers of the step (dropout, patch dropout) come from (seed, stage, step, rank), so a resumed run needs no
+    random state of the past.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        core: nn.Module,
+        loss: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        schedule: Callable[[int], float],
+        scaler: torch.amp.GradScaler | None,
+        *,
+        precision: str,
+        grad_clip_norm: float | None,
+        entropy: tuple[int, ...],
+        rank: int,
+        device: torch.device,
+    ) -> None:
+        self.model, self.core, self.loss = model, core, loss
+        self.optimizer, self.schedule, self.scaler = optimizer, schedule, scaler
+        self.grad_clip_norm = grad_clip_norm
+        self.autocast = get_autocast(precision, device_type=device.type)
+        self.input_dtype = get_input_dtype(precision)
+        self._entropy, self._rank, self._device = entropy, rank, device
+
+    def __call__(self, step: int, batches: Sequence[MicroBatch]) -> StepResult:
+        """Train on global batch `step` of the stage."""
+        lr = self.schedule(step)
+        self._reseed(step)
+        self.optimizer.zero_grad()
+        loss = self._backward_one(batches[0]) if len(batches) == 1 else self._backward_several(batches)
+        self._update()
+        with torch.no_grad():
+            self.core.logit_scale.clamp_(0, math.log(100))
+            logit_scale = self.core.logit_scale.exp()
+        return StepResult(loss, logit_scale, lr)
+
+    def _backward_one(self, batch: MicroBatch) -> torch.Tensor:
+        with self.autocast():
+            output = self.model(*self._inputs(batch))
+            loss = self.loss(**output, segments=batch.layout, text_ids=batch.texts)
+        (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+        return loss.detach()
+
+    def _backward_several(self, batches: Sequence[MicroBatch]) -> torch.Tensor:
+        return accumulated_backward(
+            self.model,
+            self.loss,
+            [self._inputs(batch) for batch in batches],
+            segments=batches[0].layout,
+            text_ids=torch.cat([batch.texts for batch in batches]),
+            autocast=self.autocast,
+            scaler=self.scaler,
+        )
+
+    def _inputs(self, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        return batch.images.to(self.input_dtype) if self.input_dtype else batch.images, batch.texts
+
+    def _update(self) -> None:
+        if self.scaler is None:
+            self._clip()
+            self.optimizer.step()
+            return
+        if self.grad_clip_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            self._clip()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def _clip(self) -> None:
+        if self.grad_clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.core.parameters(), self.grad_clip_norm)
+
+    def _reseed(self, step: int) -> None:
+        """Only the generator in use is set: `torch.manual_seed` would queue a call for every absent accelerator."""
+        seed = int(words(1, *self._entropy, step, self._rank)[0] >> 1)
+        if self._device.type == "cuda":
+            torch.cuda.default_generators[self._device.index or 0].manual_seed(seed)
+        else:
+            torch.default_generator.manual_seed(seed)

@@ -1,0 +1,171 @@
+"""What --val-data and --imagenet-val ask for: retrieval and zero-shot scores between epochs, on the first rank."""
+
+import os
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from open_clip import (
+    IMAGENET_CLASSNAMES,
+    OPENAI_IMAGENET_TEMPLATES,
+    build_zero_shot_classifier,
+    get_input_dtype,
+)
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from open_clip_train.precision import get_autocast
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from mcl_clip.errors import UserError
+from mcl_clip.loading.augment import EvalTransform, eval_transform
+from mcl_clip.loading.decode import DecodeError
+from mcl_clip.loading.normalize import Normalize
+from mcl_clip.shards.manifest import Manifest
+from training.build import BuiltModel
+from training.recipe import Recipe
+
+
+class Validation:
+    """Scores a model in training; it leaves the model in evaluation mode."""
+
+    def __init__(self, recipe: Recipe, manifest: Manifest | None, device: torch.device) -> None:
+        self._recipe, self._manifest, self._device = recipe, manifest, device
+        self._autocast = get_autocast(recipe.optimization.precision, device_type=device.type)
+        self._input_dtype = get_input_dtype(recipe.optimization.precision) or torch.float32
+        self._imagenet = recipe.reporting.imagenet_val
+        if self._imagenet:
+            check_imagenet(self._imagenet)
+
+    def is_due(self, completed: int, epochs: int) -> bool:
+        """Whether anything is to be scored after so many epochs of a stage; the last epoch always is, as in open_clip."""
+        return self._retrieval_is_due(completed, epochs) or self._zero_shot_is_due(completed, epochs)
+
+    def _retrieval_is_due(self, completed: int, epochs: int) -> bool:
+        every = self._recipe.reporting.val_frequency
+        return self._manifest is not None and every > 0 and (completed % every == 0 or completed == epochs)
+
+    def _zero_shot_is_due(self, completed: int, epochs: int) -> bool:
+        every = self._recipe.reporting.zeroshot_frequency
+        return bool(self._imagenet) and every > 0 and (completed % every == 0 or completed == epochs)
+
+    def run(self, built: BuiltModel, completed: int, epochs: int) -> dict[str, float]:
+        """Scores by open_clip's names; fractions, and ranks from 1."""
+        built.model.eval()
+        scores: dict[str, float] = {}
+        with torch.inference_mode():
+            if self._zero_shot_is_due(completed, epochs):
+                scores |= self._zero_shot(built)
+            if self._retrieval_is_due(completed, epochs):
+                scores |= self._retrieval(built)
+        return scores
+
+    def _zero_shot(self, built: BuiltModel) -> dict[str, float]:
+        with self._autocast():
+            classifier = build_zero_shot_classifier(
+                built.model, built.tokenizer, IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES, 10, self._device, use_tqdm=True
+            )
+        transform = image_transform_v2(PreprocessCfg(**built.preprocess_cfg), is_train=False)
+        hits = np.zeros(2)
+        seen = 0
+        for images, classes in tqdm(self._images(transform), "imagenet-val", leave=False):
+            with self._autocast():
+                features = built.model.encode_image(images.to(self._device, self._input_dtype), normalize=True)
+                best = (features @ classifier).topk(5).indices.cpu()
+            right = best == classes[:, None]
+            hits += (right[:, 0].sum().item(), right.any(1).sum().item())
+            seen += len(classes)
+        return {"imagenet-zeroshot-val-top1": hits[0] / seen, "imagenet-zeroshot-val-top5": hits[1] / seen}
+
+    def _images(self, transform) -> DataLoader:
+        from torchvision.datasets import ImageFolder
+
+        data = self._recipe.data
+        return DataLoader(ImageFolder(self._imagenet, transform), batch_size=data.batch_size, num_workers=data.workers)
+
+    def _retrieval(self, built: BuiltModel) -> dict[str, float]:
+        images, texts, losses = [], [], []
+        for image_batch, text_batch in self._pairs(built):
+            with self._autocast():
+                output = built.model(image_batch, text_batch)
+            images.append(output["image_features"].float().cpu())
+            texts.append(output["text_features"].float().cpu())
+            losses.append((_contrastive_loss(images[-1], texts[-1], output["logit_scale"].float().cpu()), len(texts[-1])))
+        count = sum(size for _, size in losses)
+        loss = sum(value * size for value, size in losses) / count
+        scores = retrieval_scores(torch.cat(images), torch.cat(texts))
+        return {**scores, "clip_val_loss": loss, "num_samples": count}
+
+    def _pairs(self, built: BuiltModel) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        assert self._manifest is not None
+        data = self._recipe.data
+        transform = eval_transform(built.preprocess_cfg)
+        normalize = Normalize(transform.mean, transform.std, self._input_dtype).to(self._device)
+        pairs = _Pairs(self._manifest, transform, self._recipe.reporting.val_num_samples)
+        loader = DataLoader(pairs, batch_size=data.batch_size, num_workers=data.workers, collate_fn=list)
+        for samples in tqdm(loader, "val-data", leave=False):
+            kept = [sample for sample in samples if sample is not None]
+            if kept:
+                images, captions = zip(*kept, strict=True)
+                texts = built.tokenizer(list(captions)).to(self._device)
+                yield normalize(torch.stack(images).to(self._device)), texts
+
+
+class _Pairs(Dataset):
+    """Image and caption of every sample of a manifest in order; None for one that does not decode."""
+
+    def __init__(self, manifest: Manifest, transform: EvalTransform, limit: int | None) -> None:
+        self._manifest, self._transform = manifest, transform
+        self._ends = np.cumsum(manifest.shard_size)
+        self._count = min(limit or manifest.num_samples, manifest.num_samples)
+        self._open = None
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, str] | None:
+        self._open = self._open or lru_cache(16)(self._manifest.open_shard)
+        shard = int(np.searchsorted(self._ends, index, side="right"))
+        rows, row = self._open(shard), int(index - (self._ends[shard - 1] if shard else 0))
+        caption = rows.read_caption(row)
+        try:
+            return (self._transform(rows.read_image(row))[0], caption) if caption else None
+        except DecodeError:
+            return None
+
+
+def retrieval_scores(images: torch.Tensor, texts: torch.Tensor, block: int = 4096) -> dict[str, float]:
+    """Mean and median rank and recall at 1, 5 and 10 of each pair among all, both ways; [N, D] features.
+
+    Works in blocks of rows, so memory is block x N. A tie counts against the pair.
+    """
+    scores: dict[str, float] = {}
+    for name, queries, gallery in (("image_to_text", images, texts), ("text_to_image", texts, images)):
+        ranks = []
+        for start in range(0, len(queries), block):
+            similarity = queries[start : start + block] @ gallery.T
+            own = similarity.diagonal(start)[:, None]
+            ranks.append((similarity >= own).sum(1))
+        rank = torch.cat(ranks).double()
+        scores[f"{name}_mean_rank"] = rank.mean().item()
+        scores[f"{name}_median_rank"] = float(np.floor(np.median(rank.numpy())))
+        scores |= {f"{name}_R@{k}": (rank <= k).double().mean().item() for k in (1, 5, 10)}
+    return scores
+
+
+def check_imagenet(path: str) -> None:
+    """`UserError` unless the folder has ImageNet's 1,000 classes, whose sorted names are open_clip's class order."""
+    if not os.path.isdir(path):
+        raise UserError(f"--imagenet-val {path} is not a directory")
+    classes = sum(entry.is_dir() for entry in Path(path).iterdir())
+    if classes != len(IMAGENET_CLASSNAMES):
+        raise UserError(f"--imagenet-val {path} has {classes} class folders, not {len(IMAGENET_CLASSNAMES)}")
+
+
+def _contrastive_loss(images: torch.Tensor, texts: torch.Tensor, logit_scale: torch.Tensor) -> float:
+    logits = logit_scale.mean() * images @ texts.T
+    labels = torch.arange(len(logits))
+    return ((F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2).item()
+
