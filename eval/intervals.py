@@ -1,0 +1,33 @@
+"""95 % intervals of the scores."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from mcl_clip import seeds
+
+_Z = 1.959963984540054
+
+
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """Wilson's score interval of a share of `count` trials (Wilson, 1927)."""
+    if count == 0:
+        return 0.0, 1.0
+    center = (share + _Z**2 / (2 * count)) / (1 + _Z**2 / count)
+    half = _Z / (1 + _Z**2 / count) * math.sqrt(share * (1 - share) / count + _Z**2 / (4 * count**2))
+    return max(0.0, center - half), min(1.0, center + half)
+
+
+def bootstrap_mean_of_groups(
+    values: Sequence[float] | np.ndarray, groups: Sequence[str], *, resamples: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile interval of the mean over groups of each group's mean; samples are redrawn within their group."""
+    values = np.asarray(values, np.float64)
+    draws = []
+    for number, group in enumerate(sorted(set(groups))):
+        members = values[[index for index, name in enumerate(groups) if name == group]]
+        picks = seeds.generator(seed, number).integers(0, len(members), (resamples, len(members)))
+        draws.append(members[picks].mean(1))
+    low, high = np.percentile(np.mean(draws, 0), (2.5, 97.5))
+    return float(low), float(high)
