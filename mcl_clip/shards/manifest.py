@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from mcl_clip.artifacts import atomic_path, read_json, sha256_json, write_json
 from mcl_clip.errors import UserError
-from mcl_clip.shards.offsets import content_sha256, offsets_path, read_offsets
+from mcl_clip.shards.offsets import content_sha256, offsets_path, read_offsets, rows_sha256
 from mcl_clip.shards.reader import ShardRows, Tars
 
 FORMAT = {"format": "mcl_clip shards", "version": 1}
@@ -117,7 +117,7 @@ class Manifest:
         path = offsets_path(self.directory, shard)
         table, _ = read_offsets(path)
         size = int(self.shard_size[shard])
-        if len(table) != size + int(self.shards["failed"][shard].as_py()):
+        if rows_sha256(table) != self.shards["rows_sha256"][shard].as_py():
             raise UserError(f"{path} is not the one of the manifest; run mcl-shards verify {self.directory}")
         names = None if self.kind == "source" else self.source_names
         return ShardRows(self.shard_names[shard], table, size, self.tars, self.caption_key, names)

@@ -56,7 +56,12 @@ def write_rows(
 
     `mtime_ns` becomes the modification time of the file: the index keeps that of the tar in it.
     """
-    table = table.combine_chunks().replace_schema_metadata({"facts": json.dumps(facts)})
+    # Rebuilt from values: equal rows give equal bytes, however they were sliced together.
+    fresh = [
+        pa.array(values.to_pylist() if pa.types.is_string(values.type) else values.to_numpy(), values.type)
+        for values in table.columns
+    ]
+    table = pa.table(fresh, table.schema.with_metadata({"facts": json.dumps(facts)}))
     with atomic_path(path) as temporary:
         with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
             writer.write_table(table, max_chunksize=max(len(table), 1))

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from braceexpand import UnbalancedBracesError, braceexpand
+from braceexpand import braceexpand
 
 from mcl_clip.errors import UserError
 
@@ -62,7 +62,7 @@ def _expand(part: str) -> list[str]:
         )
     try:
         patterns = list(braceexpand(part))
-    except UnbalancedBracesError:
+    except ValueError:
         raise UserError(f"--train-data {part}: braces do not match") from None
     found = []
     for pattern in patterns:

@@ -1,0 +1,91 @@
+"""Specs of --train-data, and the names of tars."""
+
+import pytest
+
+from mcl_clip.errors import UserError
+from mcl_clip.shards.sources import expand_sources, manifest_directory, name_sources
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("a/00000.tar", "a/00001.tar", "a/00002.tar", "b/00000.tar", "b/[x].tar", "a/notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "empty").mkdir()
+    return tmp_path
+
+
+def expand(folder, spec):
+    parts = [f"{folder}/{part}" for part in spec.split("::")]
+    return [path.removeprefix(f"{folder}/") for path in expand_sources("::".join(parts))]
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("a/00001.tar", ["a/00001.tar"]),
+        ("a/{00002..00000}.tar", ["a/00002.tar", "a/00001.tar", "a/00000.tar"]),
+        ("{b,a}/00000.tar", ["b/00000.tar", "a/00000.tar"]),
+        ("b/00000.tar::a/{00000..00001}.tar", ["b/00000.tar", "a/00000.tar", "a/00001.tar"]),
+        ("a/*.tar", ["a/00000.tar", "a/00001.tar", "a/00002.tar"]),
+        ("a", ["a/00000.tar", "a/00001.tar", "a/00002.tar"]),
+        ("b/[x].tar", ["b/[x].tar"]),
+    ],
+)
+def test_a_spec_names_tars_in_its_order(folder, spec, expected):
+    assert expand(folder, spec) == expected
+
+
+def test_a_list_is_a_spec(folder):
+    assert expand_sources([folder / "b/00000.tar", f"{folder}/a/00000.tar"]) == [
+        f"{folder}/b/00000.tar",
+        f"{folder}/a/00000.tar",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason"),
+    [
+        ("a/{00000..00003}.tar", "00003.tar: no such tar"),
+        ("empty", "no such tar"),
+        ("c/*.tar", "no such tar"),
+        ("a/{00000.tar", "braces"),
+        ("a/00000.tar::a/00000.tar", "twice"),
+        ("a::a/../a/00001.tar", "twice"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(folder, spec, reason):
+    with pytest.raises(UserError, match=f"--train-data.*{reason}"):
+        expand(folder, spec)
+
+
+@pytest.mark.parametrize("spec", ["s3://bucket/00000.tar", "https://host/{0..9}.tar", "pipe:cat x.tar"])
+def test_what_is_not_local_is_refused_and_not_run(spec):
+    with pytest.raises(UserError, match="only local tars"):
+        expand_sources(spec)
+
+
+def test_nothing_at_all_is_refused():
+    with pytest.raises(UserError, match="--train-data"):
+        expand_sources([])
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["/d/a/0.tar", "/d/a/1.tar"], ["0", "1"]),
+        (["/d/a/0.tar", "/d/b/0.tar", "/d/b/1.tar"], ["a/0", "b/0", "b/1"]),
+        (["/d/a/x/0.tar", "/d/b/x/0.tar"], ["a/x/0", "b/x/0"]),
+        (["/d/0", "/d/1.tar"], ["0", "1"]),
+        ([], []),
+    ],
+)
+def test_names_tell_all_tars_apart(paths, names):
+    assert name_sources(paths) == names
+
+
+def test_a_directory_with_a_manifest_is_known(folder):
+    assert manifest_directory(str(folder / "a")) is None
+    (folder / "a/manifest.json").touch()
+    assert manifest_directory(str(folder / "a")) == folder / "a"
+    assert manifest_directory([str(folder / "a"), str(folder / "b")]) is None
