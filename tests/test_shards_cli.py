@@ -1,0 +1,95 @@
+"""mcl-shards as a user runs it, alone and under torchrun."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas
+import pytest
+
+from mcl_clip.shards.manifest import Manifest
+from tests.tars import write_shards
+from training.shards import main
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def data(tmp_path):
+    paths = write_shards(tmp_path / "data", 3, 6, no_caption=[(0, 2)])
+    rows = [
+        (f"{shard:05d}", f"{shard:05d}{sample:04d}", str(sample % 3))
+        for shard in range(3)
+        for sample in range(6)
+    ]
+    pandas.DataFrame(rows, columns=["shard", "key", "label"]).to_parquet(tmp_path / "labels.parquet")
+    return tmp_path, paths
+
+
+def run(capsys, *arguments):
+    """(exit status, stdout, last line of stderr)."""
+    try:
+        status = main([str(argument) for argument in arguments])
+    except SystemExit as end:
+        status = end.code
+    printed = capsys.readouterr()
+    return status, printed.out, (printed.err.strip().splitlines() or [""])[-1]
+
+
+def test_index_bucket_and_verify(data, capsys):
+    folder, paths = data
+    status, out, _ = run(capsys, "index", "--train-data", folder / "data", "--output", folder / "index")
+    assert (status, "17 samples in 3 shards, 1 without" in out) == (0, True)
+    for extra in ([], ["--mcl-index-only"]):
+        target = folder / f"buckets{len(extra)}"
+        command = ["bucket", "--train-data", folder / "index", "--labels", folder / "labels.parquet", *extra]
+        status, out, _ = run(capsys, *command, "--output", target, "--shard-size", 4)
+        assert (status, "17 samples of 3 labels in 6 shards, 1 without label left out" in out) == (0, True)
+    status, out, _ = run(capsys, "verify", folder / "index", folder / "buckets0", folder / "buckets1")
+    assert (status, out.count("all is well")) == (0, 3)
+    os.truncate(paths[1], 1024)
+    status, out, _ = run(capsys, "verify", folder / "index")
+    assert status == 1 and "00001.tar has 1024 bytes" in out
+
+
+def test_tars_are_indexed_on_the_way_to_buckets(data, capsys):
+    folder, _ = data
+    command = ["bucket", "--train-data", f"{folder}/data/{{00000..00002}}.tar", "--output", folder / "out"]
+    status, _, _ = run(capsys, *command, "--labels", folder / "labels.parquet", "--workers", 1)
+    assert status == 0
+    assert Manifest.load(folder / "out-source").kind == "source"
+    assert Manifest.load(folder / "out").label_paths == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ("index --train-data {d}/data/{{0..1}}.tar --output {d}/i", "--train-data"),
+        (
+            "bucket --train-data {d}/data --labels {d}/none.parquet --output {d}/b",
+            "none.parquet does not exist",
+        ),
+        ("bucket --train-data {d}/data --clusters {d}/none --output {d}/b", "no finished clusters"),
+        (
+            "bucket --train-data {d}/data --labels {d}/labels.parquet --output {d}/b --shard-size 0",
+            "--shard-size",
+        ),
+        ("verify {d}", "no finished index"),
+    ],
+)
+def test_mistakes_end_in_one_line(data, capsys, arguments, reason):
+    folder, _ = data
+    status, _, line = run(capsys, *arguments.format(d=folder).split())
+    assert status == 2
+    assert line.startswith("error: ") and reason in line
+
+
+def test_torchrun_shares_the_work(data, capsys):
+    folder, _ = data
+    common = ["--train-data", f"{folder}/data", "--labels", f"{folder}/labels.parquet", "--shard-size", "4"]
+    assert run(capsys, "bucket", *common, "--output", folder / "alone")[0] == 0
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*launch, "-m", "training.shards", "bucket", *common, "--output", f"{folder}/shared"]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=300)
+    assert Manifest.load(folder / "shared").hash == Manifest.load(folder / "alone").hash
