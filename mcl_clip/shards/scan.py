@@ -58,7 +58,7 @@ def samples(
     for member in members(buffer, start, stop, archive=archive):
         if not _is_utf8(member.name):
             raise TarError(f"member name {member.name!r} is not UTF-8")
-        if member.name.startswith("/") or ".." in member.name.split("/"):
+        if member.name.startswith("/") or (".." in member.name and ".." in member.name.split("/")):
             raise TarError(f"member {member.name!r} leaves the directory")
         match = _KEY.fullmatch(member.name)
         if not match or _META.match(member.name):

@@ -3,7 +3,7 @@
 The format is POSIX.1-2001 pax, with the GNU extensions that occur in practice (long names, base-256 sizes).
 """
 
-import struct
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,9 @@ from typing import Any
 BLOCK = 512
 END_OF_ARCHIVE = bytes(2 * BLOCK)
 _ZEROS = bytes(BLOCK)
-_HEADER = struct.Struct("100s8s8s8s12s12s8s1s100s8s32s32s8s8s155s12x")
+_OWNER = b"0000644\0" + b"0000000\0" * 2
+_MTIME = b"%011o\0" % 0
+_REST = b"".join((bytes(100), b"ustar\x0000", bytes(64), b"0000000\0" * 2, bytes(155 + 12)))
 
 
 class TarError(ValueError):
@@ -117,7 +119,7 @@ def _parse(block: bytes, position: int) -> _Header:
         raise TarError(f"truncated: block {position // BLOCK} has {len(block)} bytes")
     try:
         stated = int(block[148:156].strip(b" \0"), 8)
-        if stated != sum(block) - sum(block[148:156]) + 8 * 32:
+        if (stated + sum(block[148:156]) - 8 * 32 - _sum(block)) % 65521:
             raise ValueError
         if block[124] & 0x80:
             size = int.from_bytes(bytes([block[124] & 0x7F]) + block[125:136], "big")
@@ -162,11 +164,11 @@ def _pax_record(key: str, value: str) -> bytes:
 
 
 def _ustar(name: bytes, size: int, kind: bytes) -> bytes:
-    block = bytearray(
-        _HEADER.pack(
-            name, b"0000644\0", b"0000000\0", b"0000000\0", b"%011o\0" % size, b"00000000000\0",
-            b"        ", kind, b"", b"ustar\x0000", b"", b"", b"0000000\0", b"0000000\0", b"",
-        )
-    )  # fmt: skip
-    block[148:156] = b"%06o\0 " % sum(block)
-    return bytes(block)
+    start, end = name.ljust(100, b"\0") + _OWNER + b"%011o\0" % size + _MTIME, kind + _REST
+    total = _sum(start + b" " * 8 + end)
+    return start + b"%06o\0 " % total + end
+
+
+def _sum(block: bytes) -> int:
+    """Sum of the bytes modulo 65521, at C speed; no header of ours reaches that."""
+    return (zlib.adler32(block) & 0xFFFF) - 1
