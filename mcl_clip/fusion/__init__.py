@@ -1,0 +1,1 @@
+"""The stages as one model: shared work, collapse, files, take-over."""

@@ -83,7 +83,7 @@ def model_hash(directory: str | os.PathLike) -> str:
     )
 
 
-def complete_model_cfg(model: nn.Module, model_cfg: Mapping[str, Any]) -> dict[str, Any]:
+def complete_model_cfg(model: Any, model_cfg: Mapping[str, Any]) -> dict[str, Any]:
     """Open_clip's configuration from which `model` can be built again, whatever flags it was created with.
 
     Adds what `create_model` takes as flags or from a pretrained tag: QuickGELU (OpenAI's weights need it),

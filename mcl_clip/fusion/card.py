@@ -1,0 +1,96 @@
+"""The model card of a fused model: YAML that the hub reads, and a page that people read."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+TAGS = ["clip", "open_clip", "mcl", "multistage-contrastive-learning", "zero-shot-image-classification"]
+
+
+def card_text(config: Mapping[str, Any], model: Any) -> str:
+    """README.md of a fused model. `config` is its `mcl_config.json`, whose `card` may hold
+
+    `name`, `license` (the hub's identifier), `base_model` (a hub name), `recipe` (flags of the training), and
+    `scores` (rows {dataset, model, task, metrics}, as the evaluation writes them; they become `model-index`).
+    """
+    card = config["card"]
+    name = card.get("name", "Fused multistage CLIP")
+    license_name = card.get("license", "other")
+    front: dict[str, Any] = {"tags": TAGS, "license": license_name, "library_name": "mcl_clip"}
+    if license_name == "other":
+        front["license_name"] = "see-base-model"
+    front["pipeline_tag"] = "zero-shot-image-classification"
+    if base := card.get("base_model"):
+        front["base_model"] = base
+    if scores := card.get("scores"):
+        front["model-index"] = model_index(scores)
+    lines = [
+        "---",
+        yaml.safe_dump(front, sort_keys=False, allow_unicode=True).strip(),
+        "---",
+        f"# {name}",
+        "",
+    ]
+    lines += [
+        f"{model.num_stages} stages of multistage contrastive learning "
+        "([arXiv 2402.11816](https://arxiv.org/abs/2402.11816)) as one CLIP "
+        f"(fusion: {config['fusion']}{', collapsed' if config['collapsed'] else ''}; "
+        f"embedding size {model.visual.output_dim}).",
+        "",
+        "```python",
+        "import mcl_clip",
+        "model, preprocess, tokenizer = mcl_clip.load(PATH)",
+        "```",
+        "",
+        f"Base model: {base or model.stage_info[0].source or 'not stated'}.",
+        "",
+        "| stage | from | embedding size | weight |",
+        "|---|---|---|---|",
+    ]
+    weights = config["weights"] or [1] * model.num_stages
+    for number, (stage, dim, weight) in enumerate(zip(model.stage_info, model.dims, weights, strict=True)):
+        lines.append(f"| {number} | {stage.source or 'not stated'} | {dim} | {weight:g} |")
+    for tower, steps in model.sharing.items():
+        lines += [
+            "",
+            f"{tower.capitalize()} side: {steps['steps']} blocks run for {steps['separate']} of the stages.",
+        ]
+    if recipe := card.get("recipe"):
+        lines += [
+            "",
+            "## Recipe",
+            "",
+            "```yaml",
+            yaml.safe_dump(dict(recipe), sort_keys=False).strip(),
+            "```",
+        ]
+    if scores:
+        lines += [
+            "",
+            "## Scores",
+            "",
+            "| model | data set | task | metric | value |",
+            "|---|---|---|---|---|",
+        ]
+        lines += [
+            f"| {row['model']} | {row['dataset']} | {row['task']} | {metric} | {value:.4f} |"
+            for row in scores
+            for metric, value in _numbers(row["metrics"])
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def model_index(scores: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The hub's `model-index` of score rows: one entry a model, one result a data set and task."""
+    index: dict[str, list] = {}
+    for row in scores:
+        metrics = [{"type": metric, "value": value} for metric, value in _numbers(row["metrics"])]
+        task = {"type": row["task"].replace("zeroshot_classification", "zero-shot-image-classification")}
+        dataset = {"name": row["dataset"], "type": row["dataset"]}
+        index.setdefault(str(row["model"]), []).append({"task": task, "dataset": dataset, "metrics": metrics})
+    return [{"name": name, "results": results} for name, results in index.items()]
+
+
+def _numbers(metrics: Mapping[str, Any]) -> list[tuple[str, float]]:
+    return [(name, float(value)) for name, value in metrics.items() if isinstance(value, int | float)]

@@ -1,0 +1,211 @@
+"""A fused model on disk: every tensor once, every stage recoverable, nothing that runs code.
+
+mcl_config.json                     format, fusion, which stage's tensor each stage uses, card
+weights.safetensors                 "STAGE/NAME" for each tensor that an earlier stage does not have
+stages/STAGE/open_clip_config.json  open_clip's configuration of that stage (tokenizer files beside stage 0's)
+README.md                           the model card
+"""
+
+import contextlib
+import copy
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from mcl_clip.artifacts import atomic_directory, read_json, sha256_file, write_json
+from mcl_clip.errors import UserError
+from mcl_clip.fusion.card import card_text
+from mcl_clip.fusion.collapse import CollapsedCLIP
+from mcl_clip.fusion.fused_model import FusedCLIP
+from mcl_clip.fusion.shared_blocks import identical
+from mcl_clip.fusion.stages import Stage
+from mcl_clip.models.stage_model import (
+    CONFIG_NAME,
+    complete_model_cfg,
+    read_stage_config,
+    save_stage_model,
+    save_tokenizer,
+    storable_state,
+)
+
+FORMAT, VERSION = "mcl_clip.fused", 1
+MCL_CONFIG_NAME, FUSED_WEIGHTS_NAME = "mcl_config.json", "weights.safetensors"
+_LOW_PRECISIONS = ("fp16", "bf16", "pure_fp16", "pure_bf16")
+
+
+def save_fused(model: FusedCLIP, directory: str | os.PathLike, card: Mapping[str, Any] | None = None) -> None:
+    """Write a fused model, atomically; `load_fused` gives it back bit for bit.
+
+    `card` (see `card_text`) replaces the model's own. Raises `UserError` when a tokenizer cannot be stored.
+    """
+    card = dict(model.card if card is None else card)
+    states = [storable_state(stage) for stage in model.stages]
+    owners = [_owners(states, number) for number in range(len(states))]
+    tensors = {
+        f"{number}/{name}": tensor
+        for number, state in enumerate(states)
+        for name, tensor in state.items()
+        if owners[number][name] == number
+    }
+    with atomic_directory(directory) as temporary:
+        save_file(tensors, temporary / FUSED_WEIGHTS_NAME)
+        for number, stage in enumerate(model.stage_info):
+            folder = temporary / "stages" / str(number)
+            folder.mkdir(parents=True)
+            model_cfg = complete_model_cfg(stage.model, stage.config["model_cfg"])
+            write_json(folder / CONFIG_NAME, stage.config | {"model_cfg": model_cfg})
+            if number == 0 and model_cfg["text_cfg"].get("hf_tokenizer_name"):
+                save_tokenizer(stage.tokenizer, model_cfg["text_cfg"], folder)
+        config = {
+            "format": FORMAT,
+            "version": VERSION,
+            "fusion": model.fusion,
+            "weights": model.weights,
+            "collapsed": isinstance(model, CollapsedCLIP),
+            "stages": [
+                {
+                    "source": stage.source,
+                    "tensors_of": {name: at for name, at in owner.items() if at != number},
+                }
+                for number, (stage, owner) in enumerate(zip(model.stage_info, owners, strict=True))
+            ],
+            "sha256": sha256_file(temporary / FUSED_WEIGHTS_NAME),
+            "card": card,
+        }
+        (temporary / "README.md").write_text(card_text(config, model))
+        write_json(temporary / MCL_CONFIG_NAME, config)
+
+
+def load_fused(
+    directory: str | os.PathLike, device: str | torch.device = "cpu", precision: str = "fp32"
+) -> FusedCLIP:
+    """Load what `save_fused` wrote, in evaluation mode; no file in it can run code.
+
+    Raises `UserError` when the directory is foreign, of a newer version, truncated or altered.
+    """
+    directory = Path(directory)
+    config = read_fused_config(directory)
+    tensors = _read_weights(directory, config)
+    stages: list[Stage] = []
+    templates: dict[str, Any] = {}
+    for number, entry in enumerate(config["stages"]):
+        folder = directory / "stages" / str(number)
+        stage_config = read_stage_config(folder)
+        model = _build(folder, stage_config, precision, templates)
+        own = {key.partition("/")[2]: key for key in tensors if key.startswith(f"{number}/")}
+        keys = own | {name: f"{owner}/{name}" for name, owner in entry["tensors_of"].items()}
+        try:
+            state = {name: tensors[key] for name, key in keys.items()}
+            model.load_state_dict(state, assign=precision not in _LOW_PRECISIONS)
+        except (KeyError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{directory}: stage {number} and its tensors do not fit ({reason})") from None
+        tokenizer = stages[0].tokenizer if stages else open_clip.get_tokenizer(f"local-dir:{folder}")
+        stages.append(Stage(model, stage_config, tokenizer, entry["source"]))
+    model_class = CollapsedCLIP if config["collapsed"] else FusedCLIP
+    return model_class(stages, config["fusion"], config["weights"], config["card"]).to(device)
+
+
+def extract_stage(model: FusedCLIP, number: int, directory: str | os.PathLike) -> None:
+    """Write one stage of a fused model as a directory that open_clip loads."""
+    stage = model.stage_info[number]
+    config = stage.config
+    extra = config.get("mcl_clip", {})
+    save_stage_model(
+        stage.model,
+        directory,
+        model_cfg=config["model_cfg"],
+        preprocess_cfg=config["preprocess_cfg"],
+        extra=extra,
+        tokenizer=stage.tokenizer,
+    )
+
+
+def is_fused(directory: str | os.PathLike) -> bool:
+    """Whether a directory has a fused model's configuration."""
+    return (Path(directory) / MCL_CONFIG_NAME).is_file()
+
+
+def read_fused_config(directory: str | os.PathLike) -> dict[str, Any]:
+    """The checked `mcl_config.json`; `UserError` when it is foreign, newer or not whole."""
+    path = Path(directory) / MCL_CONFIG_NAME
+    config = read_json(path)
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise UserError(f"{path} is not a fused model of mcl_clip")
+    if config.get("version") != VERSION:
+        raise UserError(
+            f"{path} has version {config.get('version')}, this mcl_clip reads {VERSION}: upgrade mcl_clip"
+        )
+    entries = config.get("stages")
+    whole = isinstance(entries, list) and all(
+        isinstance(entry, dict)
+        and isinstance(entry.get("tensors_of"), dict)
+        and all(isinstance(owner, int) for owner in entry["tensors_of"].values())
+        for entry in entries
+    )
+    if not whole or not {"fusion", "weights", "collapsed", "sha256", "card"} <= config.keys():
+        raise UserError(f"{path} is not whole; fuse the stages again with mcl-fuse")
+    return config
+
+
+def _read_weights(directory: Path, config: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    path = directory / FUSED_WEIGHTS_NAME
+    if not path.is_file():
+        raise UserError(f"{directory} has no {FUSED_WEIGHTS_NAME}; copy it beside {MCL_CONFIG_NAME}")
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"{path} is truncated or no safetensors file ({error}); copy it again") from None
+    if sha256_file(path) != config["sha256"]:
+        raise UserError(f"{path} is not the file that {MCL_CONFIG_NAME} was written with (SHA-256 differs)")
+    return tensors
+
+
+def _owners(states: list[dict[str, torch.Tensor]], number: int) -> dict[str, int]:
+    """For each tensor of a stage, the first stage that has it bit for bit under the same name."""
+    return {
+        name: next(
+            earlier
+            for earlier, state in enumerate(states[: number + 1])
+            if name in state and identical(state[name], tensor)
+        )
+        for name, tensor in states[number].items()
+    }
+
+
+def _build(folder: Path, config: Mapping[str, Any], precision: str, templates: dict[str, Any]) -> Any:
+    """An untrained model of a stage's architecture; equal architectures are built once and copied."""
+    key = repr(config["model_cfg"]) + repr(config.get("preprocess_cfg"))
+    if key not in templates:
+        try:
+            with torch.random.fork_rng(devices=[]), _silent_factory():
+                name = f"local-dir:{folder}"
+                templates[key] = open_clip.create_model(name, precision=precision, load_weights=False)
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"{folder} does not describe a model that open_clip can build ({reason})"
+            ) from None
+    return copy.deepcopy(templates[key])
+
+
+@contextlib.contextmanager
+def _silent_factory() -> Iterator[None]:
+    """Drop open_clip's warning that the model it builds has no weights yet."""
+
+    def keep(record: logging.LogRecord) -> bool:
+        return record.module != "factory"
+
+    root = logging.getLogger()
+    root.addFilter(keep)
+    try:
+        yield
+    finally:
+        root.removeFilter(keep)

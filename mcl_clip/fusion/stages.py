@@ -1,0 +1,78 @@
+"""The stages that a fused model is made of, and what they must have in common."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from open_clip.transform import PreprocessCfg, image_transform_v2
+
+from mcl_clip.errors import UserError
+
+# Short, long, empty, digits, punctuation, accents, other scripts: tokenizers that agree on these are one.
+_PROBES = (
+    "a photo of a red circle",
+    "Two DOGS, 37 cats & an owl's nest; it's raining!",
+    "naïve café — 東京 привет",
+    "the quick brown fox jumps over the lazy dog " * 40,
+    "",
+)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One open_clip model with `config` (its open_clip_config.json), its tokenizer, and where it came
+    from."""
+
+    model: Any
+    config: dict[str, Any]
+    tokenizer: Any = None
+    source: str = ""
+
+    @property
+    def preprocess_cfg(self) -> dict[str, Any]:
+        """Open_clip's preprocessing, with every default filled in and JSON's types."""
+        cfg = vars(PreprocessCfg(**self.model.visual.preprocess_cfg))
+        size = cfg["size"]
+        cfg["size"] = [size, size] if isinstance(size, int) else list(size)
+        return cfg | {"mean": list(cfg["mean"]), "std": list(cfg["std"])}
+
+    @property
+    def preprocess(self) -> Any:
+        """The transform from a PIL image to a normalised tensor [3, H, W] for evaluation."""
+        return image_transform_v2(PreprocessCfg(**self.model.visual.preprocess_cfg), is_train=False)
+
+
+def check_stages(stages: Sequence[Stage]) -> None:
+    """`UserError` when no single image and no single token sequence can serve all stages.
+
+    Means and standard deviations may differ: the fused model changes the one into the other.
+    """
+    if not stages:
+        raise UserError("a fused model needs at least one stage")
+    first = stages[0]
+    for number, stage in enumerate(stages[1:], start=1):
+        who = f"stage {number} ({stage.source})" if stage.source else f"stage {number}"
+        for key in ("size", "mode", "interpolation", "resize_mode", "fill_color"):
+            if (ours := stage.preprocess_cfg[key]) != (theirs := first.preprocess_cfg[key]):
+                raise UserError(
+                    f"{who} reads images with {key} {ours}, stage 0 with {theirs}: "
+                    "one image cannot serve both; fuse stages that share it"
+                )
+        if first.tokenizer is not None and stage.tokenizer is not None:
+            tokens, others = _tokens(first.tokenizer), _tokens(stage.tokenizer)
+            if tokens.shape != others.shape:
+                raise UserError(
+                    f"{who} reads {others.shape[1]} tokens, stage 0 {tokens.shape[1]}: "
+                    "fuse stages of one context length"
+                )
+            if not torch.equal(tokens, others):
+                raise UserError(f"{who} has another tokenizer than stage 0: fuse stages that share it")
+        if (stage.model.logit_bias is None) != (first.model.logit_bias is None):
+            raise UserError(
+                f"{who} and stage 0 differ in form: one is sigmoid (SigLIP), the other softmax (CLIP)"
+            )
+
+
+def _tokens(tokenizer: Any) -> torch.Tensor:
+    return tokenizer(list(_PROBES))

@@ -1,0 +1,106 @@
+"""Stages from wherever they are: stage directories, open_clip checkpoints and names, the hub."""
+
+import contextlib
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import open_clip
+import torch
+from open_clip.pretrained import get_pretrained_cfg
+
+from mcl_clip.errors import UserError
+from mcl_clip.fusion.stages import Stage
+from mcl_clip.models.stage_model import CONFIG_NAME, complete_model_cfg, load_stage_model, read_stage_config
+
+
+def open_stage(
+    source: str | os.PathLike,
+    pretrained: str | None = None,
+    device: str | torch.device = "cpu",
+    precision: str = "fp32",
+    architecture: str | None = None,
+    quick_gelu: bool = False,
+) -> Stage:
+    """One stage from a stage directory, an open_clip checkpoint file, an open_clip name, or
+    `hf-hub:OWNER/NAME`.
+
+    A checkpoint (`.pt`, `.pth`, `.bin`, `.safetensors`; a state dict, bare or under `state_dict`, with or
+    without `module.`) says nothing about its architecture: `architecture` is open_clip's name for it.
+    Checkpoints of models that began as OpenAI's, the reference implementation's among them, need
+    QuickGELU: a `-quickgelu` name, or `quick_gelu`. A name needs `pretrained`, a tag or a checkpoint.
+    Pickles are read as tensors only.
+    """
+    path = Path(source)
+    for directory in (path, path / "model"):
+        if (directory / CONFIG_NAME).is_file():
+            model, _, tokenizer = load_stage_model(directory, device, precision)
+            return Stage(model, read_stage_config(directory), tokenizer, str(source))
+    if path.is_dir():
+        raise UserError(f"{source} is not a stage directory: it has no {CONFIG_NAME}")
+    if path.is_file():
+        if architecture is None:
+            raise UserError(
+                f"{source} is a checkpoint: name its architecture with --model, as open_clip calls it"
+            )
+        return _create(architecture, str(path), str(source), device, precision, quick_gelu)
+    name = str(source)
+    if name.startswith("hf-hub:"):
+        return _create(name, None, name, device, precision, quick_gelu)
+    if name.replace("/", "-") not in open_clip.list_models():
+        raise UserError(
+            f"{name} is neither a directory, a file, hf-hub:OWNER/NAME nor an open_clip model name"
+        )
+    if not pretrained:
+        raise UserError(f"{name} has no weights without --pretrained (an open_clip tag or a checkpoint file)")
+    return _create(name, pretrained, f"{name} {pretrained}", device, precision, quick_gelu)
+
+
+def _create(
+    name: str,
+    pretrained: str | None,
+    source: str,
+    device: str | torch.device,
+    precision: str,
+    quick_gelu: bool,
+) -> Stage:
+    if pretrained is not None and not os.path.isfile(pretrained):
+        tag = get_pretrained_cfg(name.replace("/", "-"), pretrained)
+        if not tag:
+            known = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
+            raise UserError(
+                f"--pretrained {pretrained} is neither a file nor a tag of {name} (tags: {known})"
+            )
+        quick_gelu = quick_gelu or bool(tag.get("quick_gelu"))
+    with _failures_in_words(source), torch.random.fork_rng(devices=[]):
+        model = open_clip.create_model(
+            name,
+            pretrained,
+            device=device,
+            precision=precision,
+            force_quick_gelu=quick_gelu,
+            require_pretrained=True,
+            weights_only=True,
+        )
+        tokenizer = open_clip.get_tokenizer(name)
+        model_cfg = open_clip.get_model_config(name)
+    preprocess_cfg = dict(model.visual.preprocess_cfg)
+    config = {"model_cfg": complete_model_cfg(model, model_cfg), "preprocess_cfg": preprocess_cfg}
+    return Stage(model.eval(), config, tokenizer, source)
+
+
+@contextlib.contextmanager
+def _failures_in_words(source: str) -> Iterator[None]:
+    """Open_clip's many exceptions for a checkpoint that is damaged, foreign or not at hand, as one line."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="QuickGELU mismatch")
+            yield
+    except Exception as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        if "weights_only" in str(error):
+            lines = [
+                "it holds Python objects besides tensors, which would run code; save the state dict alone"
+            ]
+        raise UserError(f"{source} cannot be loaded: {' '.join(lines[:2])[:300]}") from None

@@ -1,0 +1,216 @@
+"""A tower as a sequence of steps, so that the first steps of several towers can be compared and shared.
+
+Only the seams are written here: every step calls the tower's own modules and methods. What cannot be
+taken apart, or does not give the tower's own result bit for bit on a probe, stays one step.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from open_clip.model import CLIP, CustomTextCLIP
+from open_clip.modified_resnet import ModifiedResNet
+from open_clip.timm_model import TimmModel
+from open_clip.transformer import TextTransformer, Transformer, VisionTransformer, text_global_pool
+from timm.models.vision_transformer import VisionTransformer as TimmVisionTransformer
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Step:
+    """`run` maps a state to the next; `parts` are the modules and tensors that it reads, `root` gives
+    attributes.
+
+    Two steps with the same function, equal parts and equal attributes compute the same.
+    """
+
+    run: Callable[[Any], Any]
+    parts: tuple[nn.Module | Tensor | None, ...]
+    root: nn.Module | None = None
+
+
+@torch.no_grad()
+def image_steps(model: Any, split: bool = True) -> list[Step]:
+    """Steps from images [B, 3, H, W] to the raw image embedding [B, D] of an open_clip model; one unless
+    `split`."""
+    visual = model.visual
+    whole = [Step(partial(_encode_image, model), (visual,))]
+    if not split or type(model) not in (CLIP, CustomTextCLIP):
+        return whole
+    size = visual.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    example = next(visual.parameters())
+    generator = torch.Generator().manual_seed(0)
+    probe = torch.randn(1, 3, height, width, generator=generator).to(example.device, example.dtype)
+    if type(visual) is VisionTransformer:
+        steps = _vit_steps(visual)
+    elif type(visual) is ModifiedResNet:
+        steps = _resnet_steps(visual)
+    elif type(visual) is TimmModel:
+        steps = _timm_steps(visual, probe)
+    else:
+        steps = []
+    return steps if _same(steps, whole, probe) else whole
+
+
+@torch.no_grad()
+def text_steps(model: Any, split: bool = True) -> list[Step]:
+    """Steps from tokens [B, context] to the raw text embedding [B, D] of an open_clip model; one unless
+    `split`."""
+    tower = model.text if hasattr(model, "text") else model
+    others = tuple(
+        part for name, part in _direct_parts(tower) if name not in ("visual", "logit_scale", "logit_bias")
+    )
+    whole = [Step(partial(_encode_text, model), others, tower)]
+    if not split:
+        return whole
+    if type(tower) is CLIP:
+        embeds: Callable = _clip_embeds
+        pooling = (tower.text_pool_type, tower.text_eos_id)
+    elif type(tower) is TextTransformer and type(model) is CustomTextCLIP and tower.cls_emb is None:
+        embeds, pooling = _text_embeds, (tower.pool_type, tower.eos_id)
+    else:
+        return whole
+    if getattr(tower, "output_tokens", False) or not _plain(tower.transformer):
+        return whole
+    inputs = (tower.token_embedding, tower.positional_embedding, tower.attn_mask)
+    steps = [
+        Step(partial(embeds, tower), inputs, tower),
+        *(Step(partial(_text_block, block), (block,)) for block in tower.transformer.resblocks),
+        Step(partial(_text_pool, tower, *pooling), (tower.ln_final, tower.text_projection), tower),
+    ]
+    probe = torch.arange(1, tower.context_length + 1, device=tower.token_embedding.weight.device)[None]
+    return steps if _same(steps, whole, probe % tower.vocab_size) else whole
+
+
+def run_steps(steps: Iterable[Step], state: Any) -> Any:
+    """The steps one after another."""
+    for step in steps:
+        state = step.run(state)
+    return state
+
+
+def _same(steps: list[Step], whole: list[Step], probe: Tensor) -> bool:
+    return bool(steps) and torch.equal(run_steps(steps, probe), run_steps(whole, probe))
+
+
+def _vit_steps(visual: Any) -> list[Step]:
+    if visual.output_tokens or not _plain(visual.transformer):
+        return []
+    inputs = (
+        visual.conv1,
+        visual.class_embedding,
+        visual.positional_embedding,
+        visual.patch_dropout,
+        visual.ln_pre,
+    )
+    outputs = (visual.attn_pool, getattr(visual, "attn_pool_contrastive", None), visual.ln_post, visual.proj)
+    return [
+        Step(visual._embeds, inputs, visual),
+        *(Step(block, (block,)) for block in visual.transformer.resblocks),
+        Step(partial(_vit_pool, visual), outputs, visual),
+    ]
+
+
+def _resnet_steps(visual: Any) -> list[Step]:
+    stem = tuple(part for name, part in visual.named_children() if not name.startswith(("layer", "attnpool")))
+    layers = (*visual.layer1, *visual.layer2, *visual.layer3, *visual.layer4, visual.attnpool)
+    return [Step(visual.stem, stem), *(Step(layer, (layer,)) for layer in layers)]
+
+
+def _timm_steps(tower: Any, probe: Tensor) -> list[Step]:
+    trunk = tower.trunk
+    if not hasattr(trunk, "forward_features") or not hasattr(trunk, "forward_head"):
+        return []
+    if type(trunk) is TimmVisionTransformer:
+        outputs = ("blocks", "norm", "attn_pool", "fc_norm", "head_drop", "head")
+        inputs = tuple(part for name, part in _direct_parts(trunk) if name not in outputs)
+        embeds = Step(partial(_timm_embeds, trunk), inputs, trunk)
+        body = [embeds, *(Step(block, (block,)) for block in (*trunk.blocks, trunk.norm))]
+        rest: tuple = tuple(getattr(trunk, name, None) for name in outputs[2:])
+    else:
+        layers = _sequential_layers(trunk, probe)
+        body = [Step(layer, (layer,)) for layer in layers]
+        rest = tuple(
+            part for _, part in _direct_parts(trunk) if not isinstance(part, nn.Module) or part not in layers
+        )
+    return [*body, Step(partial(_timm_head, tower), (*rest, tower.head), trunk)] if body else []
+
+
+def _sequential_layers(trunk: Any, probe: Tensor) -> list[nn.Module]:
+    """The leading children of a trunk that, called in turn, give its features; none when it is no
+    sequence."""
+    if any(True for _ in trunk.parameters(recurse=False)):
+        return []
+    features, state, layers = trunk.forward_features(probe), probe, []
+    for layer in _flattened(trunk.children()):
+        try:
+            state = layer(state)
+        except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):
+            return []
+        layers.append(layer)
+        if isinstance(state, Tensor) and state.shape == features.shape and torch.equal(state, features):
+            return layers
+    return []
+
+
+def _flattened(modules: Iterable[nn.Module]) -> Iterable[nn.Module]:
+    for module in modules:
+        if type(module) is nn.Sequential:
+            yield from _flattened(module)
+        else:
+            yield module
+
+
+def _direct_parts(module: nn.Module) -> list[tuple[str, nn.Module | Tensor | None]]:
+    return [*module._parameters.items(), *module._buffers.items(), *module._modules.items()]
+
+
+def _plain(transformer: Any) -> bool:
+    return type(transformer) is Transformer and bool(transformer.batch_first)
+
+
+def _encode_image(model: Any, images: Tensor) -> Tensor:
+    return model.encode_image(images, normalize=False)
+
+
+def _encode_text(model: Any, text: Tensor) -> Tensor:
+    return model.encode_text(text, normalize=False)
+
+
+def _vit_pool(visual: Any, tokens: Tensor) -> Tensor:
+    pooled, _ = visual._pool(tokens)
+    return pooled if visual.proj is None else pooled @ visual.proj
+
+
+def _timm_embeds(trunk: Any, images: Tensor) -> Tensor:
+    return trunk.norm_pre(trunk.patch_drop(trunk._pos_embed(trunk.patch_embed(images))))
+
+
+def _timm_head(tower: Any, features: Tensor) -> Tensor:
+    return tower.head(tower.trunk.forward_head(features))
+
+
+def _clip_embeds(model: Any, text: Tensor) -> tuple:
+    dtype = model.transformer.get_cast_dtype()
+    return model.token_embedding(text).to(dtype) + model.positional_embedding.to(dtype), model.attn_mask, text
+
+
+def _text_embeds(tower: Any, text: Tensor) -> tuple:
+    return *tower._embeds(text), text
+
+
+def _text_block(block: nn.Module, state: tuple) -> tuple:
+    x, attn_mask, text = state
+    return block(x, attn_mask=attn_mask), attn_mask, text
+
+
+def _text_pool(tower: Any, pool_type: str, eos_id: int | None, state: tuple) -> Tensor:
+    x, _, text = state
+    pooled = text_global_pool(tower.ln_final(x), text, pool_type, eos_token_id=eos_id)
+    projection = tower.text_projection
+    if projection is None:
+        return pooled
+    return projection(pooled) if isinstance(projection, nn.Linear) else pooled @ projection
