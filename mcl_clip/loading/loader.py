@@ -1,6 +1,7 @@
 """This rank's part of every global batch, as micro-batches ready for the towers."""
 
 import logging
+import weakref
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -191,7 +192,7 @@ class _Requests:
     """What this rank asks its workers for, from the loader's place in the epoch to the epoch's end."""
 
     def __init__(self, loader: GlobalBatchLoader):
-        self.loader = loader
+        self.loader = weakref.proxy(loader)  # a cycle would keep the workers alive after the loader
 
     def __len__(self) -> int:
         return len(self.loader)
