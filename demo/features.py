@@ -1,0 +1,42 @@
+"""The independent features of the demo's images, their words, and the MMVP pattern that each stands for.
+
+After Trifeature (Hermann & Lampinen 2020, arXiv 2006.12433), with more features than its three. An image is a row
+of value indices, one a feature, in the order of `FEATURES`; every combination is equally likely.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Feature:
+    """`phrases[i]` names value i alone, as a noun phrase: what zero-shot prompts and pair statements say."""
+
+    name: str
+    pattern: str
+    values: tuple[str, ...]
+    phrases: tuple[str, ...]
+
+
+def _feature(name: str, pattern: str, phrase: str, *values: str) -> Feature:
+    return Feature(name, pattern, values, tuple(phrase.format(value) for value in values))
+
+
+FEATURES: tuple[Feature, ...] = (
+    _feature(
+        "color", "Color", "a {} object", "red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink"
+    ),
+    _feature(
+        "background", "Presence", "a {} background", "black", "gray", "white", "brown", "navy", "olive"
+    ),
+    _feature("texture", "State", "a {} texture", "solid", "striped", "dotted", "checkered"),
+    _feature("position", "Spatial", "an object at the {}", "top", "bottom", "left", "right", "center"),
+    _feature("size", "Camera Perspective", "a {} object", "small", "large"),
+    _feature(
+        "shape", "Structural Character", "a {}", "triangle", "heart", "dome", "arrow", "cross", "horseshoe"
+    ),
+    _feature("light", "Orientation", "an object lit from {}", "above", "below", "the left", "the right"),
+)
+NAMES = tuple(feature.name for feature in FEATURES)
+COUNTS = np.array([len(feature.values) for feature in FEATURES])

@@ -1,0 +1,137 @@
+"""What a report shows, read from a run directory; no drawing here."""
+
+import json
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mcl_clip.artifacts import read_json
+from mcl_clip.clustering.information import attribute_information
+from mcl_clip.errors import UserError
+from mcl_clip.shards.manifest import Manifest
+
+ATTRIBUTE_SAMPLES = 20_000
+
+
+@dataclass(frozen=True)
+class Clustering:
+    """One clustering step: its clusters.json, and encoded sample images [cluster][example]."""
+
+    stage: int
+    facts: dict[str, Any]
+    examples: list[list[bytes]]
+    attributes: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """Everything a report is made of. `pairs`: {row: metrics}; `zero_shot`: {set: {row: metrics}}."""
+
+    name: str
+    recipe: dict[str, Any]
+    pairs: dict[str, dict[str, Any]]
+    zero_shot: dict[str, dict[str, dict[str, Any]]]
+    losses: dict[int, list[dict[str, Any]]]
+    clusterings: list[Clustering]
+
+
+def read_run(run: Path) -> RunFacts:
+    """Read a run directory; `UserError` when it holds none."""
+    recipe = run / "recipe.yaml"
+    if not recipe.is_file():
+        raise UserError(f"{run} is no run directory: it has no recipe.yaml")
+    import yaml
+
+    scores = run / "scores"
+    stages = sorted(run.glob("stage_*"), key=lambda path: int(path.name.removeprefix("stage_")))
+    source = Manifest.load(run / "source") if (run / "source" / "manifest.json").is_file() else None
+    return RunFacts(
+        name=run.name,
+        recipe=yaml.safe_load(recipe.read_text()),
+        pairs=_rows(scores / "mmvp.json") if (scores / "mmvp.json").is_file() else {},
+        zero_shot={
+            path.stem.removeprefix("zero_shot_"): _rows(path) for path in sorted(scores.glob("zero_shot_*.json"))
+        },
+        losses={number: _metrics(stage / "metrics.jsonl") for number, stage in enumerate(stages)},
+        clusterings=[
+            _clustering(number, stage / "clusters", source)
+            for number, stage in enumerate(stages)
+            if (stage / "clusters" / "clusters.json").is_file()
+        ],
+    )
+
+
+def _rows(path: Path) -> dict[str, dict[str, Any]]:
+    return {row["model"]: row["metrics"] for row in read_json(path)}
+
+
+def _metrics(path: Path) -> list[dict[str, Any]]:
+    """Rows by step; after a resume the last word on a step counts."""
+    if not path.is_file():
+        return []
+    rows: dict[int, dict[str, Any]] = {}
+    for line in path.read_text().splitlines():
+        try:
+            row = json.loads(line)
+            rows[int(row["step"])] = row
+        except (ValueError, KeyError):
+            continue
+    return [rows[step] for step in sorted(rows) if "loss" in rows[step]]
+
+
+def _clustering(stage: int, directory: Path, source: Manifest | None) -> Clustering:
+    facts = read_json(directory / "clusters.json")
+    if source is None:
+        return Clustering(stage, facts, [])
+    places = {name: number for number, name in enumerate(source.shard_names)}
+    examples = []
+    for cluster in facts["examples"]:
+        images = []
+        for shard, key in cluster["random"]:
+            rows = source.open_shard(places[shard])
+            images.append(rows.read_image(rows.keys.index(key)))
+        examples.append(images)
+    return Clustering(stage, facts, examples, _attributes(directory, source))
+
+
+def _attributes(directory: Path, source: Manifest) -> dict[str, float]:
+    """Share of each known feature's information that the clusters hold: normalised mutual information.
+
+    Known are the string fields of the samples' .json that take between 2 and 32 values; img2dataset's own are not.
+    """
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for number, shard in enumerate(source.shard_names):
+        if len(found) >= ATTRIBUTE_SAMPLES:
+            break
+        for key, record in _records(source.tars.paths[number]):
+            found[shard, key] = {name: value for name, value in record.items() if isinstance(value, str)}
+    values: dict[str, set[str]] = {}
+    for record in found.values():
+        for name, value in record.items():
+            seen = values.setdefault(name, set())
+            if len(seen) <= 32:
+                seen.add(value)
+    known = {name for name, seen in values.items() if 2 <= len(seen) <= 32}
+    if not known:
+        return {}
+    chosen = {place: {name: record[name] for name in known if name in record} for place, record in found.items()}
+    return {name: each["normalized"] for name, each in attribute_information(directory, chosen).items()}
+
+
+def _records(tar: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(key, object) of every .json member."""
+    with tarfile.open(tar) as members:
+        for member in members:
+            folder, _, base = member.name.rpartition("/")
+            stem, _, extension = base.partition(".")
+            file = members.extractfile(member) if extension == "json" else None
+            if file is None:
+                continue
+            try:
+                record = json.loads(file.read())
+            except ValueError:
+                continue
+            if isinstance(record, dict):
+                yield (f"{folder}/{stem}" if folder else stem), record
