@@ -127,6 +127,11 @@ def labels_path(directory: Path, ordinal: int) -> Path:
     return directory / "labels" / f"{ordinal:08d}.parquet"
 
 
+def features_path(directory: Path, ordinal: int) -> Path:
+    """Feature file of the shard with this ordinal, where features are kept."""
+    return directory / "features" / f"{ordinal:08d}.safetensors"
+
+
 def write_labels(path: Path, shard: str, rows: LabelRows) -> None:
     """Write one shard's labels atomically."""
     failed = rows.cluster < 0
