@@ -1,168 +1,76 @@
-"""Sums of pair losses over one block of logits, computed in chunks of rows and recomputed in the backward pass.
+"""Which logits exist: the blocks of a segment layout, and the strips in which a large block is computed."""
 
-Only a chunk of the block exists at any time, whatever its size. Logits and log-sum-exp are float32 under any
-autocast (float64 for float64 features).
-"""
+from collections.abc import Iterator
+from dataclasses import dataclass
 
-from typing import Any
-
-import torch
 from torch import Tensor
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
-BLOCK_MEMORY = 1 << 26
+from mcl_clip.plan.segments import SegmentLayout
+
+# Equal neighbours are multiplied as one batch while their logits fit a processor's cache; beyond that a loop
+# is as fast and takes less memory.
+BATCHED_LOGITS = 1 << 20
 
 
-class SoftmaxBlock(Function):
-    """Sum over rows i of lse_j(z_ij) - z_i,offset+i, for z = scale * queries @ keys.T; with `columns`, also over columns.
+@dataclass(frozen=True)
+class Block:
+    """`count` neighbouring blocks of one shape: `rows` anchors against the `columns` of their segment.
 
-    queries [n, D], keys [m, D], scale []. Row i's positive is column offset + i. `columns` needs n = m. `query_ids` [n]
-    and `key_ids` [m], or None: pairs of equal ids, other than the positive, are left out.
+    Anchors are the feature rows [row_start, row_start + count * rows), candidates the feature rows
+    [column_start, column_start + count * columns). The positive of a block's row i is its column
+    `diagonal` + i.
     """
 
-    @staticmethod
-    def forward(
-        ctx: Any,
-        queries: Tensor,
-        keys: Tensor,
-        scale: Tensor,
-        offset: int,
-        columns: bool,
-        query_ids: Tensor | None,
-        key_ids: Tensor | None,
-        block_memory: int,
-    ) -> Tensor:
-        """The sum, a scalar."""
-        dtype = _compute_dtype(queries)
-        q, k, t = queries.detach().to(dtype), keys.detach().to(dtype), scale.detach().to(dtype)
-        total = q.new_zeros(())
-        row_lse = q.new_empty(len(q))
-        column_lse = q.new_full((len(k),), -torch.inf) if columns else None
-        chunks = _chunks(len(q), len(k), block_memory)
-        for start, stop in chunks:
-            z = _logits(q, k, t, start, stop, offset, query_ids, key_ids)
-            row_lse[start:stop] = torch.logsumexp(z, 1)
-            positives = z.diagonal(offset + start).sum()
-            total += row_lse[start:stop].sum() - positives
-            if column_lse is not None:
-                column_lse = torch.logaddexp(column_lse, torch.logsumexp(z, 0))
-                total -= positives
-        if column_lse is not None:
-            total += column_lse.sum()
-        ctx.save_for_backward(queries, keys, scale, row_lse, column_lse, query_ids, key_ids)
-        ctx.offset, ctx.chunks = offset, chunks
-        return total
+    row_start: int
+    column_start: int
+    rows: int
+    columns: int
+    diagonal: int
+    count: int = 1
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of queries, keys and scale."""
-        queries, keys, scale, row_lse, column_lse, query_ids, key_ids = ctx.saved_tensors
-        q, k, t = queries.to(row_lse), keys.to(row_lse), scale.to(row_lse)
+    def of_rows(self, tensor: Tensor) -> Tensor:
+        """The anchors' part of a tensor [all rows, ...] as a view [count, rows, ...]."""
+        return _part(tensor, self.row_start, self.count, self.rows)
 
-        def grad_of_logits(start: int, stop: int) -> Tensor:
-            z = _logits(q, k, t, start, stop, ctx.offset, query_ids, key_ids)
-            if column_lse is None:
-                g = z.sub_(row_lse[start:stop, None]).exp_()
-                positives = 1
-            else:
-                g = (z - row_lse[start:stop, None]).exp_()
-                g += z.sub_(column_lse).exp_()
-                positives = 2
-            g.diagonal(ctx.offset + start).sub_(positives)
-            return g
+    def of_columns(self, tensor: Tensor) -> Tensor:
+        """The candidates' part of a tensor [all columns, ...] as a view [count, columns, ...]."""
+        return _part(tensor, self.column_start, self.count, self.columns)
 
-        grad_q, grad_k, grad_t, _ = _contract(q, k, t, grad, ctx.chunks, grad_of_logits)
-        return grad_q.to(queries.dtype), grad_k.to(keys.dtype), grad_t.to(scale.dtype), None, None, None, None, None
+    def positives(self, logits: Tensor, start: int) -> Tensor:
+        """The positives [count, height] of the rows from `start`, a view of logits [count, height,
+        columns]."""
+        return logits.narrow(2, self.diagonal + start, logits.shape[1]).diagonal(dim1=1, dim2=2)
+
+    def strips(self, max_logits: int) -> Iterator[tuple[int, int]]:
+        """(start, stop) of runs of rows whose logits number at most `max_logits`, but of one row at least."""
+        height = max(1, max_logits // (self.columns * self.count))
+        for start in range(0, self.rows, height):
+            yield start, min(start + height, self.rows)
 
 
-class SigmoidBlock(Function):
-    """Sum over all pairs of softplus(z_ij), minus the positives z_i,offset+i, for z = scale * queries @ keys.T + bias.
+def blocks_of(layout: SegmentLayout, start: int, stop: int) -> list[Block]:
+    """Blocks of the anchors at positions [start, stop) of a global batch, against their whole segments.
 
-    That is -log sigmoid(z) for positives and -log sigmoid(-z) for negatives (SigLIP, arXiv 2303.15343). Shapes as of
-    `SoftmaxBlock`; scale and bias are scalars.
+    Rows count from `start`, columns from 0. Neighbours of one shape are batched up to `BATCHED_LOGITS`
+    logits.
     """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        queries: Tensor,
-        keys: Tensor,
-        scale: Tensor,
-        bias: Tensor,
-        offset: int,
-        query_ids: Tensor | None,
-        key_ids: Tensor | None,
-        block_memory: int,
-    ) -> Tensor:
-        """The sum, a scalar."""
-        dtype = _compute_dtype(queries)
-        q, k = queries.detach().to(dtype), keys.detach().to(dtype)
-        t, b = scale.detach().to(dtype), bias.detach().to(dtype)
-        total = q.new_zeros(())
-        chunks = _chunks(len(q), len(k), block_memory)
-        for start, stop in chunks:
-            z = _logits(q, k, t, start, stop, offset, query_ids, key_ids).add_(b)
-            total += torch.nn.functional.softplus(z).sum() - z.diagonal(offset + start).sum()
-        ctx.save_for_backward(queries, keys, scale, bias, query_ids, key_ids)
-        ctx.offset, ctx.chunks, ctx.dtype = offset, chunks, dtype
-        return total
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of queries, keys, scale and bias."""
-        queries, keys, scale, bias, query_ids, key_ids = ctx.saved_tensors
-        q, k, t, b = (each.to(ctx.dtype) for each in (queries, keys, scale, bias))
-
-        def grad_of_logits(start: int, stop: int) -> Tensor:
-            z = _logits(q, k, t, start, stop, ctx.offset, query_ids, key_ids).add_(b)
-            g = z.sigmoid_()
-            g.diagonal(ctx.offset + start).sub_(1)
-            return g
-
-        grad_q, grad_k, grad_t, grad_b = _contract(q, k, t, grad, ctx.chunks, grad_of_logits)
-        return (
-            grad_q.to(queries.dtype),
-            grad_k.to(keys.dtype),
-            grad_t.to(scale.dtype),
-            grad_b.to(bias.dtype),
-            None,
-            None,
-            None,
-            None,
-        )
+    blocks: list[Block] = []
+    for low, high in layout.bounds():
+        first, last = max(low, start), min(high, stop)
+        if first >= last:
+            continue
+        block = Block(first - start, low, last - first, high - low, first - low)
+        if blocks and _continues(blocks[-1], block):
+            head = blocks.pop()
+            block = Block(head.row_start, head.column_start, head.rows, head.columns, 0, head.count + 1)
+        blocks.append(block)
+    return blocks
 
 
-def _compute_dtype(features: Tensor) -> torch.dtype:
-    return torch.float64 if features.dtype == torch.float64 else torch.float32
+def _continues(head: Block, block: Block) -> bool:
+    whole = head.rows == head.columns == block.rows == block.columns
+    return whole and (head.count + 1) * block.rows * block.columns <= BATCHED_LOGITS
 
 
-def _chunks(rows: int, columns: int, block_memory: int) -> list[tuple[int, int]]:
-    size = max(1, block_memory // (4 * max(columns, 1)))
-    return [(start, min(start + size, rows)) for start in range(0, rows, size)]
-
-
-def _logits(q, k, t, start, stop, offset, query_ids, key_ids) -> Tensor:
-    with torch.autocast(q.device.type, enabled=False):
-        z = (q[start:stop] @ k.T).mul_(t)
-    if query_ids is not None:
-        same = query_ids[start:stop, None] == key_ids
-        same.diagonal(offset + start).fill_(False)
-        z.masked_fill_(same, -torch.inf)
-    return z
-
-
-def _contract(q, k, t, grad, chunks, grad_of_logits) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of queries, keys, scale and an added constant, from those of the logits, chunk by chunk."""
-    grad_q, grad_k = torch.empty_like(q), torch.zeros_like(k)
-    grad_b = q.new_zeros(())
-    with torch.autocast(q.device.type, enabled=False):
-        for start, stop in chunks:
-            g = grad_of_logits(start, stop)
-            torch.mm(g, k, out=grad_q[start:stop])
-            grad_k.addmm_(g.T, q[start:stop])
-            grad_b += g.sum()
-        grad_t = (grad_q * q).sum()
-    return grad_q.mul_(t * grad), grad_k.mul_(t * grad), grad_t * grad, grad_b * grad
+def _part(tensor: Tensor, start: int, count: int, length: int) -> Tensor:
+    return tensor.narrow(0, start, count * length).unflatten(0, (count, length))

@@ -1,31 +1,39 @@
-"""Equal captions: one integer a caption, so that a loss can leave false negatives out."""
+"""Identical captions: one integer a caption, found and compared without reading the device."""
+
+import functools
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
+from mcl_clip.errors import UserError
+from mcl_clip.loss.gather import gather_all
 from mcl_clip.seeds import words
 
 _SALT = 0x6D636C
+_MIX = -0x61C8864680B583EB  # 2**64 / golden ratio, as int64
 
 
 def caption_ids(text_ids: Tensor | None, count: int) -> Tensor:
-    """int64 [count]: equal for equal rows of `text_ids` [count, context], different otherwise but for 1 in 2**63.
+    """int64 [count]: equal for equal rows of `text_ids` [count, context], all but surely different for
+    others.
 
-    Raises `ValueError` without token ids.
+    Raises `UserError` without one row of token ids a sample.
     """
-    if text_ids is None or len(text_ids) != count:
+    if text_ids is None or text_ids.ndim != 2 or len(text_ids) != count:
         shape = None if text_ids is None else tuple(text_ids.shape)
-        raise ValueError(f"mask_identical needs text_ids of {count} captions, got {shape}")
-    weights = words(text_ids.shape[1], _SALT).astype(np.int64) | 1
-    return (text_ids.long() * torch.from_numpy(weights).to(text_ids.device)).sum(1)
+        raise UserError(f"identical captions are found by text_ids of shape ({count}, context), got {shape}")
+    tokens = text_ids.long() * _MIX
+    tokens = tokens ^ (tokens >> 29)
+    return (tokens * _weights(text_ids.shape[1], text_ids.device)).sum(1)
 
 
-def gather_ids(ids: Tensor | None, world_size: int) -> Tensor | None:
-    """The ids of all ranks, in position order."""
-    if ids is None:
-        return None
-    gathered = [torch.empty_like(ids) for _ in range(world_size)]
-    dist.all_gather(gathered, ids)
-    return torch.cat(gathered)
+def own_and_all_ids(text_ids: Tensor | None, features: Tensor, world_size: int) -> tuple[Tensor, Tensor]:
+    """Caption ids of this rank's samples [n] and of all ranks' [n * world_size], on the features' device."""
+    own = caption_ids(text_ids, len(features)).to(features.device, non_blocking=True)
+    return own, gather_all(own, world_size) if world_size > 1 else own
+
+
+@functools.lru_cache(maxsize=8)
+def _weights(context: int, device: torch.device) -> Tensor:
+    return torch.from_numpy(words(context, _SALT).astype(np.int64) | 1).to(device)

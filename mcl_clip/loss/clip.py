@@ -1,21 +1,28 @@
-"""The softmax (CLIP) loss of a stage: negatives of an anchor come from its own segment only."""
+"""The softmax (CLIP) loss of a stage: an anchor's negatives come from its own segment only."""
+
+from functools import partial
 
 import torch
-from open_clip.loss import gather_features
 from torch import Tensor, nn
 
-from mcl_clip.loss.blocks import BLOCK_MEMORY, SoftmaxBlock
-from mcl_clip.loss.captions import caption_ids, gather_ids
-from mcl_clip.loss.layout import check_layout, overlaps
+from mcl_clip.loss.blocks import blocks_of
+from mcl_clip.loss.captions import own_and_all_ids
+from mcl_clip.loss.gather import gather_all, gather_with_gradient, gather_with_own_gradient
+from mcl_clip.loss.gradients import scalar_loss
+from mcl_clip.loss.layout import check_layout
+from mcl_clip.loss.pairs import BLOCK_MEMORY
+from mcl_clip.loss.products import operand_dtype
+from mcl_clip.loss.softmax import both_directions, one_direction
 from mcl_clip.plan.segments import SegmentLayout
 
 
 class MCLClipLoss(nn.Module):
-    """open_clip's ClipLoss within the segments of the global batch (equation in docs/method.md).
+    """open_clip's ClipLoss within the segments of the global batch (equation and modes in docs/loss.md).
 
-    local_loss, gather_with_grad, rank, world_size: as of `open_clip.ClipLoss`, in value and gradient. mask_identical:
-    samples of a segment whose captions are the same are no negatives of each other. block_memory: bytes of logits that
-    may exist at a time. The attribute `segments` is the layout used when `forward` gets none; a loader may set it.
+    local_loss, gather_with_grad, rank, world_size: as of `open_clip.ClipLoss`, in value and gradient.
+    mask_identical: samples of a segment with identical captions are no negatives of each other.
+    block_memory: bytes of logits that may exist at a time. The attribute `segments` is the layout when
+    `forward` is given none; a loader may set it.
     """
 
     def __init__(
@@ -33,65 +40,58 @@ class MCLClipLoss(nn.Module):
         self.mask_identical, self.block_memory = mask_identical, block_memory
         self.segments: SegmentLayout | None = None
 
+    # The layout changes with every batch and is plain host data: tracing it would mean a graph a layout.
     @torch.compiler.disable
     def forward(
         self,
         image_features: Tensor,
         text_features: Tensor,
-        logit_scale: Tensor,
+        logit_scale: Tensor | float,
         logit_bias: Tensor | None = None,
         segments: SegmentLayout | None = None,
         text_ids: Tensor | None = None,
         output_dict: bool = False,
     ) -> Tensor | dict[str, Tensor]:
-        """The loss, a scalar in float32 or wider; {"contrastive_loss": loss} with `output_dict`.
+        """The loss, a scalar in fp32 or fp64; {"contrastive_loss": loss} with `output_dict`.
 
-        image_features, text_features: [G/W, D], unit vectors of this rank, in position order. segments: layout of the
-        whole global batch of G; None is one segment. text_ids: [G/W, context] token ids, needed for `mask_identical`.
-        A `logit_bias` changes no softmax and is ignored. Raises `ValueError` when features and layout do not match.
+        image_features, text_features: [G/W, D], unit vectors of this rank, in position order. segments:
+        layout of the whole global batch of G; None is `self.segments`, else one segment. text_ids: [G/W,
+        context] token ids, used with `mask_identical`. A `logit_bias` cancels in a softmax: its gradient
+        is zero. Raises `UserError` when features and layout do not fit. Differentiable once.
         """
         segments = check_layout(segments or self.segments, image_features, text_features, self.world_size)
-        ids = caption_ids(text_ids, len(image_features)) if self.mask_identical else None
-        if self.world_size > 1:
-            images, texts = gather_features(
-                image_features, text_features, self.local_loss, self.gather_with_grad, self.rank, self.world_size
+        local = self.local_loss and self.world_size > 1
+        start = self.rank * len(image_features) if local else 0
+        stop = start + len(image_features) if local else segments.size
+        ids = None
+        if self.mask_identical:
+            own_ids, all_ids = own_and_all_ids(text_ids, image_features, self.world_size)
+            ids = (own_ids, all_ids) if local else (all_ids, all_ids)
+        kernel = partial(
+            one_direction if local else both_directions,
+            blocks=blocks_of(segments, start, stop),
+            divisor=2 * (stop - start),
+            operand_dtype=operand_dtype(image_features, text_features),
+            ids=ids,
+            block_memory=self.block_memory,
+        )
+        images, texts = self._gather(image_features), self._gather(text_features)
+        scale = torch.as_tensor(logit_scale, device=images.device).reshape(())
+        if local:
+            loss = scalar_loss(kernel, image_features, texts, scale) + scalar_loss(
+                kernel, text_features, images, scale
             )
-            ids = gather_ids(ids, self.world_size)
         else:
-            images, texts = image_features, text_features
-        scale = torch.as_tensor(logit_scale, device=images.device)
-        if self.world_size > 1 and self.local_loss:
-            total = self._local(image_features, text_features, images, texts, scale, ids, segments)
-            loss = total / (2 * len(image_features))
-        else:
-            loss = self._whole(images, texts, scale, ids, segments) / (2 * segments.size)
+            loss = scalar_loss(kernel, images, texts, scale)
+        if isinstance(logit_bias, Tensor):
+            loss = loss + 0 * logit_bias.sum()
         return {"contrastive_loss": loss} if output_dict else loss
 
-    def _whole(self, images, texts, scale, ids, segments) -> Tensor:
-        """Both directions of every segment, from one matrix each."""
-        blocks = [
-            SoftmaxBlock.apply(
-                images[start:stop], texts[start:stop], scale, 0, True, *_pair(ids, start, stop), self.block_memory
-            )
-            for start, stop in segments.bounds()
-        ]
-        return torch.stack(blocks).sum()
-
-    def _local(self, image, text, images, texts, scale, ids, segments) -> Tensor:
-        """This rank's anchors of both directions against all of their segments."""
-        first = self.rank * len(image)
-        blocks = []
-        for (low, high), (start, stop) in overlaps(segments, first, first + len(image)):
-            mine = slice(low - first, high - first)
-            masks = (None, None) if ids is None else (ids[low:high], ids[start:stop])
-            for queries, keys in ((image, texts), (text, images)):
-                blocks.append(
-                    SoftmaxBlock.apply(
-                        queries[mine], keys[start:stop], scale, low - start, False, *masks, self.block_memory
-                    )
-                )
-        return torch.stack(blocks).sum()
-
-
-def _pair(ids: Tensor | None, start: int, stop: int) -> tuple[Tensor | None, Tensor | None]:
-    return (None, None) if ids is None else (ids[start:stop], ids[start:stop])
+    def _gather(self, features: Tensor) -> Tensor:
+        if self.world_size == 1:
+            return features
+        if self.gather_with_grad:
+            return gather_with_gradient(features, self.world_size)
+        if self.local_loss:
+            return gather_all(features, self.world_size)
+        return gather_with_own_gradient(features, self.rank, self.world_size)

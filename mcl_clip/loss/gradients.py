@@ -26,13 +26,15 @@ class _ScalarLoss(torch.autograd.Function):
             value, gradients = kernel(tensors, wanted)
         ctx.dtypes = [tensor.dtype for tensor in tensors]
         ctx.wanted = wanted
-        ctx.save_for_backward(*(gradient if want else None for gradient, want in zip(gradients, wanted, strict=True)))
+        ctx.save_for_backward(
+            *(gradient if want else None for gradient, want in zip(gradients, wanted, strict=True))
+        )
         return value
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_output: torch.Tensor):
-        # Scaled in the kernel's precision first, so that a GradScaler's factor reaches half-precision features.
+        # Scaled before it is rounded, so that a GradScaler's factor saves small half-precision gradients.
         gradients = [
             (gradient * grad_output).to(dtype) if want else None
             for gradient, dtype, want in zip(ctx.saved_tensors, ctx.dtypes, ctx.wanted, strict=True)

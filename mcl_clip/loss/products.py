@@ -7,16 +7,17 @@ _HALVES = (torch.float16, torch.bfloat16)
 _FP32_RESULT = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2]) >= (2, 8)
 
 
-def operand_dtype(device: torch.device, *features: torch.Tensor) -> torch.dtype:
+def operand_dtype(*features: torch.Tensor) -> torch.dtype:
     """The precision in which features are multiplied.
 
     On CUDA, half-precision features and features under autocast stay on the half-precision units, which
-    accumulate in fp32. Elsewhere everything below fp64 is multiplied in fp32. Read this inside the caller's autocast.
+    accumulate in fp32. Elsewhere everything below fp64 is multiplied in fp32. Read this inside the
+    caller's autocast.
     """
     dtype = features[0].dtype
     for other in features[1:]:
         dtype = torch.promote_types(dtype, other.dtype)
-    if device.type == "cuda" and _FP32_RESULT:
+    if features[0].is_cuda and _FP32_RESULT:
         if torch.is_autocast_enabled("cuda") and dtype == torch.float32:
             return torch.get_autocast_dtype("cuda")
         return dtype

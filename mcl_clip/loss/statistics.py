@@ -1,9 +1,10 @@
-"""What a step reports about its negatives, from the layout alone."""
+"""What a step reports about its negatives."""
 
 import torch
 from torch import Tensor
 
 from mcl_clip.loss.captions import caption_ids
+from mcl_clip.loss.gather import gather_all
 from mcl_clip.plan.segments import SegmentLayout
 
 
@@ -17,14 +18,22 @@ def negatives(layout: SegmentLayout) -> dict[str, float]:
     }
 
 
-def identical_caption_share(layout: SegmentLayout, text_ids: Tensor, first: int = 0) -> float:
-    """Share of the given samples that have a negative with the same caption: false negatives.
+def identical_caption_share(
+    layout: SegmentLayout, text_ids: Tensor, first: int = 0, world_size: int = 1
+) -> float:
+    """Share of anchors that have a negative with the same caption: false negatives.
 
-    text_ids: [n, context] token ids of positions [first, first + n); negatives outside them are not seen, so with
-    several ranks this is a lower bound.
+    text_ids: [n, context] token ids of positions [first, first + n). With `world_size` > 1 every rank
+    calls this with its own part, and the captions of all are compared; otherwise what lies outside the
+    given positions is not seen. Reads the device.
     """
-    ids = caption_ids(text_ids, len(text_ids)).cpu()
+    ids = caption_ids(text_ids, len(text_ids))
+    if world_size > 1:
+        ids, first = gather_all(ids, world_size), 0
+    ids = ids.cpu()
     stops = torch.tensor([stop for _, stop in layout.bounds()])
     segment = torch.searchsorted(stops, torch.arange(first, first + len(ids)), right=True)
-    _, inverse, counts = torch.unique(torch.stack((segment, ids), 1), dim=0, return_inverse=True, return_counts=True)
+    _, inverse, counts = torch.unique(
+        torch.stack((segment, ids), 1), dim=0, return_inverse=True, return_counts=True
+    )
     return float((counts[inverse] > 1).double().mean()) if len(ids) else 0.0
