@@ -129,7 +129,7 @@ def test_our_loader_and_loss_run_inside_open_clips_loop(tmp_path, accum_freq):
     assert main(command(tmp_path, "--epochs", "1")) == 0
     name = f"local-dir:{tmp_path}/architecture"
     model = open_clip_model(name)
-    manifest = labelled(tmp_path / "runs/run/source", ["0", "1", "1"])
+    manifest = labelled(tmp_path / "runs/run/source", ["0", "1", "2"])
     loader = loader_of(tmp_path, model, manifest, stage=1, batch_size=16 // accum_freq, accum_freq=accum_freq)
     loss = Recorded(MCLClipLoss())
     seen = []
