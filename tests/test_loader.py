@@ -93,10 +93,14 @@ def test_a_virtual_epoch_continues_in_the_next_pass(index):
 
 
 def ranks_keys(rank, world_size, index, batch_size, accum_freq, workers, state, stop):
+    """(keys of a whole epoch, keys after `state` up to step `stop`, state then), gathered from all ranks."""
+    multiprocessing.set_start_method(
+        "fork", force=True
+    )  # as under torchrun, not as the harness's ranks start
     multiprocessing.current_process()._config["daemon"] = False  # the harness's daemons may not have workers
-    loader = loader_of(
-        index, rank=rank, world_size=world_size, batch_size=batch_size, accum_freq=accum_freq, workers=workers
-    )
+    split = {"batch_size": batch_size, "accum_freq": accum_freq, "workers": workers}
+    whole = keys_by_step(loader_of(index, rank=rank, world_size=world_size, **split))
+    loader = loader_of(index, rank=rank, world_size=world_size, **split)
     if state:
         loader.load_state_dict(state)
     seen = {}
@@ -105,25 +109,22 @@ def ranks_keys(rank, world_size, index, batch_size, accum_freq, workers, state, 
         if batch.step == stop and batch.micro == accum_freq - 1:
             break
     gathered = [None] * world_size
-    torch.distributed.all_gather_object(gathered, seen)
-    return merged(gathered), loader.state_dict()
+    torch.distributed.all_gather_object(gathered, (whole, seen))
+    return *(merged(parts) for parts in zip(*gathered, strict=True)), loader.state_dict()
 
 
-@pytest.mark.parametrize(("world_size", "batch_size", "accum_freq"), [(2, 2, 2), (4, 2, 1)])
-def test_gathered_keys_of_real_ranks_are_the_plan(index, world_size, batch_size, accum_freq):
-    for keys, _ in run_ranks(ranks_keys, world_size, index, batch_size, accum_freq, 1, None, None):
-        assert keys == expected_keys(loader_of(index), 0)
-
-
-def test_a_resume_on_other_ranks_and_workers_sees_exactly_the_rest(index):
-    whole = expected_keys(loader_of(index), 0)
-    (seen, state), *others = run_ranks(ranks_keys, 2, index, 4, 1, 2, None, 3)
-    assert all(other == (seen, state) for other in others)
-    assert seen == {step: whole[step] for step in range(4)}
-    rest = {step: keys for step, keys in whole.items() if step > 3}
-    after, end = run_ranks(ranks_keys, 4, index, 1, 2, 1, state, None)[0]
-    assert after == rest
-    assert (end["epoch"], end["step"]) == (1, 0)
+def test_real_ranks_deliver_the_plan_and_others_resume_exactly_the_rest(index):
+    expected = expected_keys(loader_of(index), 0)
+    rest = {step: keys for step, keys in expected.items() if step > 3}
+    first, *others = run_ranks(ranks_keys, 2, index, 2, 2, 2, None, 3)
+    assert all(other == first for other in others)
+    whole, seen, state = first
+    assert whole == expected
+    assert seen == {step: expected[step] for step in range(4)}
+    for whole, after, end in run_ranks(ranks_keys, 4, index, 2, 1, 1, state, None):
+        assert whole == expected
+        assert after == rest
+        assert (end["epoch"], end["step"]) == (1, 0)
     alone = loader_of(index, batch_size=4, accum_freq=2)
     alone.load_state_dict(state)
     assert keys_by_step(alone) == rest
