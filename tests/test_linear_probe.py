@@ -1,0 +1,105 @@
+"""Linear probe: finds what is linearly there, finds nothing in noise, and refuses what cannot be fitted."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from eval.classification_data import open_set
+from eval.linear_probe import evaluate, features, main, probe
+from eval.models import ScoredModel
+from mcl_clip import load
+from mcl_clip.errors import UserError
+from mcl_clip.models.stage_model import save_stage_model
+from tests.tiny_models import TINY, tiny_model
+
+COLORS = {"dark": 30, "light": 220}
+
+
+def unit(values: np.ndarray) -> np.ndarray:
+    return values / np.linalg.norm(values, axis=1, keepdims=True)
+
+
+def test_reads_a_linear_label_and_nothing_from_noise() -> None:
+    rng = np.random.default_rng(0)
+    train, test = unit(rng.normal(size=(300, 8))), unit(rng.normal(size=(400, 8)))
+    direction = rng.normal(size=(8, 3))
+    predicted, strength = probe(train, (train @ direction).argmax(1), test)
+    assert (predicted == (test @ direction).argmax(1)).mean() > 0.9
+    assert strength > 1
+    predicted, _ = probe(train, rng.integers(0, 3, 300), test)
+    assert (predicted == rng.integers(0, 3, 400)).mean() < 0.5
+
+
+def test_same_seed_same_probe() -> None:
+    rng = np.random.default_rng(1)
+    train, test, labels = (
+        unit(rng.normal(size=(60, 5))),
+        unit(rng.normal(size=(30, 5))),
+        rng.integers(0, 2, 60),
+    )
+    first, second = probe(train, labels, test, seed=3), probe(train, labels, test, seed=3)
+    assert np.array_equal(first[0], second[0]) and first[1] == second[1]
+
+
+def class_folders(directory: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 10), ("test", 6)):
+        for name, level in COLORS.items():
+            (directory / split / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = np.clip(level + rng.normal(0, 10, (32, 32, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(directory / split / name / f"{number}.png")
+    return directory
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory) -> str:
+    paths = []
+    for seed in (0, 1):
+        model = tiny_model("vit", seed)
+        paths.append(tmp_path_factory.mktemp("stage") / "model")
+        save_stage_model(model, paths[-1], model_cfg=TINY["vit"], preprocess_cfg=model.visual.preprocess_cfg)
+    return ",".join(map(str, paths))
+
+
+def test_every_row_is_probed_from_one_embedding_of_each_set(tmp_path, stages) -> None:
+    folders = str(class_folders(tmp_path))
+    train, test = (open_set(folders, split, templates="simple") for split in ("train", "test"))
+    passes = []
+    counted = [
+        replace(each, samples=lambda each=each: passes.append(each.size) or each.samples())
+        for each in (train, test)
+    ]
+    scored = ScoredModel(*load(stages), "m")
+    rows = {row["model"]: row["metrics"] for row in evaluate(scored, *counted)}
+    assert passes == [20, 12]
+    assert list(rows) == ["stage_0", "stage_1", "fused"]
+    assert all(metrics["lp_acc1"] == 1.0 and metrics["lp_acc1_low"] < 1.0 for metrics in rows.values())
+    cached, labels = features(scored, test, batch_size=5)
+    assert [len(each) for each in cached] == [12, 12] and labels.tolist() == [0] * 6 + [1] * 6
+
+
+def test_other_classes_or_one_class_are_refused(tmp_path, stages) -> None:
+    folders = str(class_folders(tmp_path))
+    train, test = (open_set(folders, split, templates="simple") for split in ("train", "test"))
+    scored = ScoredModel(*load(stages), "m")
+    with pytest.raises(UserError, match="different classes"):
+        evaluate(scored, replace(train, classnames=("x", "y")), test)
+    one = replace(train, samples=lambda: (sample for sample in train.samples() if sample[1] == 0))
+    with pytest.raises(UserError, match="one class only"):
+        evaluate(scored, one, test)
+
+
+def test_an_image_that_does_not_open_is_one_line_and_leaves_nothing(tmp_path, stages, capsys) -> None:
+    folders = class_folders(tmp_path / "data")
+    (folders / "test" / "dark" / "3.png").write_bytes(b"no image")
+    output = tmp_path / "scores.json"
+    with pytest.raises(SystemExit) as stop:
+        main(["--model", stages, "--dataset", str(folders), "--output", str(output)])
+    assert stop.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and "3.png" in lines[0]
+    assert not output.exists()
