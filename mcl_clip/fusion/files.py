@@ -36,7 +36,7 @@ from mcl_clip.models.stage_model import (
 )
 
 FORMAT, VERSION = "mcl_clip.fused", 1
-MCL_CONFIG_NAME, FUSED_WEIGHTS_NAME = "mcl_config.json", "weights.safetensors"
+MCL_CONFIG_NAME, FUSED_WEIGHTS_NAME = "mcl_config.json", "model.safetensors"
 _LOW_PRECISIONS = ("fp16", "bf16", "pure_fp16", "pure_bf16")
 
 

@@ -93,7 +93,14 @@ def run_steps(steps: Iterable[Step], state: Any) -> Any:
 
 
 def _same(steps: list[Step], whole: list[Step], probe: Tensor) -> bool:
-    return bool(steps) and torch.equal(run_steps(steps, probe), run_steps(whole, probe))
+    """Whether the steps give the tower's own result; steps written for another open_clip may not even run."""
+    if not steps:
+        return False
+    expected = run_steps(whole, probe)
+    try:
+        return torch.equal(run_steps(steps, probe), expected)
+    except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+        return False
 
 
 def _vit_steps(visual: Any) -> list[Step]:
