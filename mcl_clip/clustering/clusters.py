@@ -117,6 +117,18 @@ class Clusters:
             )
 
 
+def check_chain(stages: Sequence[Clusters]) -> None:
+    """Raise `UserError` unless stage i was clustered on the same data and after exactly stages 0 to i-1."""
+    for index, clusters in enumerate(stages):
+        clusters.check_made_from(stages[0].data_hash)
+        if clusters.previous != [stage.hash for stage in stages[:index]]:
+            before = ", ".join(str(stage.directory) for stage in stages[:index]) or "nothing"
+            raise UserError(
+                f"{clusters.directory} is not stage {index} after {before}: it was made after "
+                f"{len(clusters.previous)} other stage(s); run mcl-cluster again with these as --previous"
+            )
+
+
 def hash_of(info: dict) -> str:
     """Hash of everything in `clusters.json` that pseudo-labels depend on."""
     return sha256_json({name: info[name] for name in _HASHED})

@@ -12,7 +12,9 @@ from mcl_clip.errors import UserError
 
 
 def contingency(a: np.ndarray, b: np.ndarray, sizes: tuple[int, int]) -> np.ndarray:
-    """Counts int64 [sizes] of samples with label i in `a` and j in `b`; negative labels (failed) are left out."""
+    """Counts int64 [sizes] of samples with label i in `a` and j in `b`; negative labels (failed) are left
+    out.
+    """
     both = (a >= 0) & (b >= 0)
     joint = a[both].astype(np.int64) * sizes[1] + b[both]
     return np.bincount(joint, minlength=sizes[0] * sizes[1]).reshape(sizes)
@@ -26,7 +28,9 @@ def entropy_bits(counts: np.ndarray) -> float:
 
 def information(table: np.ndarray) -> dict[str, float]:
     """`bits`: mutual information; `normalized`: the same over the mean of both entropies (0 to 1), as in
-    scikit-learn's normalized_mutual_info_score; `new_bits`: what the second labelling says beyond the first."""
+    scikit-learn's normalized_mutual_info_score; `new_bits`: what the second labelling says beyond the
+    first.
+    """
     rows, columns = entropy_bits(table.sum(1)), entropy_bits(table.sum(0))
     bits = max(rows + columns - entropy_bits(table.ravel()), 0.0)
     mean = (rows + columns) / 2
@@ -34,7 +38,9 @@ def information(table: np.ndarray) -> dict[str, float]:
 
 
 def adjusted_rand_index(table: np.ndarray) -> float:
-    """Agreement of two clusterings up to renaming: 1 for the same, 0 for what chance gives (Hubert, Arabie 1985)."""
+    """Agreement of two clusterings up to renaming: 1 for the same, 0 for what chance gives (Hubert, Arabie
+    1985).
+    """
 
     def pairs(counts: np.ndarray) -> float:
         return float((counts.astype(np.float64) * (counts - 1) / 2).sum())
@@ -46,7 +52,9 @@ def adjusted_rand_index(table: np.ndarray) -> float:
 
 
 def agreement(first: str | Path, second: str | Path) -> float:
-    """Adjusted Rand index of two clusters directories of the same data, for example of two precisions or devices."""
+    """Adjusted Rand index of two clusters directories of the same data, for example of two precisions or
+    devices.
+    """
     a, b = Clusters.load(first), Clusters.load(second)
     if a.data_hash != b.data_hash:
         raise UserError(
@@ -63,9 +71,9 @@ def attribute_information(
 ) -> dict[str, dict[str, float]]:
     """Mutual information of the clusters with each known attribute of the samples, by attribute name.
 
-    `attributes` maps (source shard, key) to the sample's attributes, values compared as text; samples it does not
-    name are left out. The values are those of `information`, attribute first: `new_bits` is what the clusters say
-    beyond it.
+    `attributes` maps (source shard, key) to the sample's attributes, values compared as text; samples it does
+    not name are left out. The values are those of `information`, attribute first: `new_bits` is what the
+    clusters say beyond it.
     """
     clusters = Clusters.load(directory)
     counts: dict[str, Counter[tuple[str, int]]] = {}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mcl_clip.clustering.clusters import FORMAT, Clusters, features_path, labels_path
-from mcl_clip.clustering.features import AUTOCAST, TOWERS, Encoder
+from mcl_clip.clustering.encoder import AUTOCAST, TOWERS, Encoder
 from mcl_clip.clustering.reservoir import hash_limit
 from mcl_clip.errors import UserError
 from mcl_clip.shards.manifest import Manifest
@@ -17,8 +17,9 @@ from mcl_clip.shards.manifest import Manifest
 class Settings:
     """What decides the clusters of given data and model, bit for bit on one kind of device.
 
-    `k` clusters of the tower `on` (image or text); with image-text, the k x text_k products of both (text_k 0: k).
-    `reservoir`: most samples to fit on. `batch_size`: samples a rank embeds at once. `precision`: fp32, bf16, fp16.
+    `k` clusters of the tower `on` (image or text); with image-text, the k x text_k products of both (text_k
+    0: k). `reservoir`: most samples to fit on. `batch_size`: samples a rank embeds at once. `precision`:
+    fp32, bf16, fp16.
     """
 
     k: int
@@ -31,12 +32,20 @@ class Settings:
     precision: str = "fp32"
 
     def __post_init__(self):
-        for flag, value, choices in (("--mcl-cluster-on", self.on, TOWERS), ("--precision", self.precision, AUTOCAST)):
-            if value not in choices:
-                raise UserError(f"{flag} is {value!r}; choose one of {', '.join(choices)}")
+        for flag, word, choices in (
+            ("--mcl-cluster-on", self.on, list(TOWERS)),
+            ("--precision", self.precision, list(AUTOCAST)),
+        ):
+            if word not in choices:
+                raise UserError(f"{flag} is {word!r}; choose one of {', '.join(choices)}")
         if self.text_k and self.on != "image-text":
             raise UserError("--mcl-text-clusters needs --mcl-cluster-on image-text")
-        for name, value in (("--mcl-clusters", self.k), ("--mcl-reservoir", self.reservoir), ("the number of restarts", self.restarts), ("the batch size", self.batch_size)):
+        for name, value in (
+            ("--mcl-clusters", self.k),
+            ("--mcl-reservoir", self.reservoir),
+            ("the number of restarts", self.restarts),
+            ("the batch size", self.batch_size),
+        ):
             if value < 1:
                 raise UserError(f"{name} is {value}; it must be at least 1")
 
@@ -104,7 +113,9 @@ class Job:
         return kept and labels_path(self.out, ordinal).exists()
 
     def together(self, phase: Callable[["Job"], None], *, alone: bool = False) -> None:
-        """Run this rank's share of a phase (`alone`: rank 0 does it), wait for all, raise a user error on every rank."""
+        """Run this rank's share of a phase (`alone`: rank 0 does it), wait for all, raise a user error on
+        every rank.
+        """
         name = f".error-{phase.__name__}"
         if self.rank == 0 or not alone:
             try:

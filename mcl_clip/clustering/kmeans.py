@@ -95,6 +95,7 @@ def _train(features: np.ndarray, k: int, seed: int, iterations: int) -> np.ndarr
         gpu=faiss.get_num_gpus() > 0,
     )
     kmeans.train(features)
+    assert kmeans.centroids is not None
     return kmeans.centroids
 
 

@@ -1,5 +1,5 @@
-"""The passes over the data: embed the reservoir, fit, label. Files are the rendezvous: a phase holds no collective,
-every file is whole or absent, and what is there is not made again.
+"""The passes over the data: embed the reservoir, fit, label. Files are the rendezvous: a phase holds no
+collective, every file is whole or absent, and what is there is not made again.
 
 When all samples fit the reservoir, labelling reads its features instead of images: one pass over the data.
 """
@@ -26,8 +26,10 @@ def embed_reservoir(job: Job) -> None:
     if job.limit is not None and job.centroids_path.exists():
         return
     missing = [ordinal for ordinal in job.ordinals() if not job.reservoir_path(ordinal).exists()]
-    for part in _embedded(job, ((ordinal, _chosen(job, ordinal)) for ordinal in missing), len(missing), "reservoir"):
-        tensors = {"rows": part.rows, "failed": part.failed, **part.features}
+    for part in _embedded(
+        job, ((ordinal, _chosen(job, ordinal)) for ordinal in missing), len(missing), "reservoir"
+    ):
+        tensors = {"rows": part.rows, **part.features}
         if job.limit is not None:
             tensors["hashes"] = _hashes(job, part.ordinal)[part.rows]
         with atomic_path(job.reservoir_path(part.ordinal)) as temporary:
@@ -91,7 +93,9 @@ def _embedded(
 ) -> Iterator[ShardFeatures]:
     if not shards:
         return iter(())
-    parts = embed(job.encoder, job.manifest, requests, batch_size=job.settings.batch_size, workers=job.workers)
+    parts = embed(
+        job.encoder, job.manifest, requests, batch_size=job.settings.batch_size, workers=job.workers
+    )
     return tqdm(parts, f"embed {title}", shards, unit="shard", disable=not job.progress or job.rank > 0)
 
 
@@ -108,7 +112,7 @@ def _chosen(job: Job, ordinal: int) -> np.ndarray:
 
 def _stored(job: Job, ordinal: int) -> ShardFeatures:
     tensors = load_file(job.reservoir_path(ordinal))
-    return ShardFeatures(ordinal, tensors.pop("rows"), tensors.pop("failed"), tensors)
+    return ShardFeatures(ordinal, tensors.pop("rows"), tensors)
 
 
 def _reservoir(job: Job, tower: str) -> np.ndarray:
@@ -122,7 +126,9 @@ def _reservoir(job: Job, tower: str) -> np.ndarray:
         width = max(width, columns)
     total = sum(counts)
     if not total:
-        raise UserError("every sample failed: no image with a caption could be read; look at mcl-shards verify")
+        raise UserError(
+            "every sample failed: no image with a caption could be read; look at mcl-shards verify"
+        )
     kept = np.ones(total, bool)
     if total > job.settings.reservoir:
         kept[:] = False
@@ -145,7 +151,10 @@ def _refuse_broken(part: ShardFeatures, shard: str, keys: list[str]) -> None:
         broken = np.flatnonzero(~np.isfinite(features).all(1) | ~features.any(1))
         if len(broken):
             raise UserError(
-                f"the {tower} feature of sample {keys[part.rows[broken[0]]]!r} of shard {shard!r} and {len(broken) - 1} more there is NaN, infinite or zero; try --precision fp32, or train the stage again with a lower --lr"
+                f"the {tower} feature of sample {keys[part.rows[broken[0]]]!r} of shard {shard!r} (and of "
+                f"{len(broken) - 1} "
+                "more there) is NaN, infinite or zero; try --precision fp32, or train the stage again "
+                "with a lower --lr"
             )
 
 

@@ -4,33 +4,15 @@ the user.
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import repeat
 from pathlib import Path
-from typing import Protocol
 
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from mcl_clip.artifacts import sha256_file, sha256_json
-from mcl_clip.clustering.clusters import Clusters
+from mcl_clip.clustering.clusters import Clusters, check_chain
 from mcl_clip.errors import UserError
-
-
-class ShardLabels(Protocol):
-    """Labels of the source samples, asked for shard by shard."""
-
-    @property
-    def hash(self) -> str:
-        """SHA-256 that changes whenever a label could."""
-
-    def labels_for(self, shard: str, keys: Sequence[str]) -> list[str | None]:
-        """Label of each key, in the order of `keys`; None for a sample that failed.
-
-        `keys` are all keys of the shard. A key without a label row, and a label row without a key, raise
-        `UserError`.
-        """
-
-    def check_shards(self, shards: Sequence[str]) -> None:
-        """Raise `UserError` when there are labels of a shard that is not among `shards`, all of the data."""
 
 
 class PseudoLabels:
@@ -51,21 +33,25 @@ class PseudoLabels:
         if not directories:
             raise UserError("pseudo-labels need the clusters of at least one stage")
         self.stages = [Clusters.load(directory) for directory in directories]
-        _check_chain(self.stages)
-        for clusters, model_hash in zip(self.stages, model_hashes or [None] * len(self.stages), strict=True):
+        check_chain(self.stages)
+        for clusters, model_hash in zip(
+            self.stages, model_hashes or repeat(None, len(self.stages)), strict=True
+        ):
             clusters.check_made_from(data_hash, model_hash)
         self.hash = sha256_json([clusters.hash for clusters in self.stages])
 
-    def labels_for(self, shard: str, keys: Sequence[str]) -> list[str | None]:
-        """See `ShardLabels`."""
+    def labels_for(self, shard: str, keys: Sequence[str], *, partial: bool = False) -> list[str | None]:
+        """See `mcl_clip.shards.labels.ShardLabels`."""
         columns = []
         for clusters in self.stages:
             rows = clusters.labels_of(shard)
-            columns.append(_join(shard, keys, rows.keys, rows.cluster.tolist(), str(clusters.directory)))
+            columns.append(
+                _join(shard, keys, rows.keys, rows.cluster.tolist(), str(clusters.directory), partial)
+            )
         return [None if min(path) < 0 else "/".join(map(str, path)) for path in zip(*columns, strict=True)]
 
     def check_shards(self, shards: Sequence[str]) -> None:
-        """See `ShardLabels`."""
+        """See `mcl_clip.shards.labels.ShardLabels`."""
         for clusters in self.stages:
             _check_shards(clusters.shard_names, shards, str(clusters.directory))
 
@@ -92,38 +78,18 @@ class UserLabels:
             )
         self.hash = sha256_json([sha256_file(file) for file in sorted(self._rows.files)])
 
-    def labels_for(self, shard: str, keys: Sequence[str]) -> list[str | None]:
-        """See `ShardLabels`."""
+    def labels_for(self, shard: str, keys: Sequence[str], *, partial: bool = False) -> list[str | None]:
+        """See `mcl_clip.shards.labels.ShardLabels`."""
         table = self._rows.to_table(columns=["key", "label"], filter=pc.field("shard") == shard)
         labels = [None if label is None else str(label) for label in table["label"].to_pylist()]
-        return _join(shard, keys, table["key"].to_pylist(), labels, str(self.path))
+        return _join(shard, keys, table["key"].to_pylist(), labels, str(self.path), partial)
 
     def check_shards(self, shards: Sequence[str]) -> None:
-        """See `ShardLabels`."""
+        """See `mcl_clip.shards.labels.ShardLabels`."""
         labelled: set[str] = set()
         for batch in self._rows.to_batches(columns=["shard"]):
             labelled.update(batch["shard"].unique().to_pylist())
         _check_shards(labelled, shards, str(self.path))
-
-
-def _check_chain(stages: Sequence[Clusters]) -> None:
-    """Raise `UserError` unless stage i was clustered on the same data and after exactly the stages 0 to
-    i-1.
-    """
-    for index, clusters in enumerate(stages):
-        if clusters.data_hash != stages[0].data_hash:
-            raise UserError(
-                f"{clusters.directory} was made from other data than {stages[0].directory}; "
-                "cluster every stage on the same --train-data"
-            )
-        earlier = [stage.hash for stage in stages[:index]]
-        if clusters.previous != earlier:
-            raise UserError(
-                f"{clusters.directory} is not stage {index} after "
-                f"{', '.join(str(s.directory) for s in stages[:index]) or 'nothing'}: "
-                f"it was made after {len(clusters.previous)} stage(s) of another base or order; run "
-                f"mcl-cluster again with --previous"
-            )
 
 
 def _check_shards(labelled: Iterable[str], shards: Sequence[str], source: str) -> None:
@@ -135,10 +101,12 @@ def _check_shards(labelled: Iterable[str], shards: Sequence[str], source: str) -
         )
 
 
-def _join(shard: str, keys: Sequence[str], label_keys: Sequence[str], labels: list, source: str) -> list:
-    """`labels` reordered from `label_keys` to `keys`, which must be the same set without repeats."""
-    if list(keys) == list(label_keys) and len(set(keys)) == len(keys):
-        return labels
+def _join(
+    shard: str, keys: Sequence[str], label_keys: Sequence[str], labels: list, source: str, partial: bool
+) -> list:
+    """`labels` reordered from `label_keys` to `keys`, which must be the same set, or with `partial` a
+    subset.
+    """
     by_key = dict(zip(label_keys, labels, strict=True))
     if len(by_key) < len(label_keys):
         twice = next(key for key, count in Counter(label_keys).items() if count > 1)
@@ -149,12 +117,10 @@ def _join(shard: str, keys: Sequence[str], label_keys: Sequence[str], labels: li
             f"sample {missing!r} of shard {shard!r} has no label in {source}; make the labels of this "
             f"data again"
         )
-    surplus = by_key.keys() - set(keys)
-    if surplus:
+    if not partial and len(by_key) > len(keys):
+        surplus = min(by_key.keys() - set(keys))
         raise UserError(
-            f"{source} labels {min(surplus)!r} of shard {shard!r}, which has no such sample; make the "
-            f"labels of this data again"
+            f"{source} labels {surplus!r} of shard {shard!r}, which has no such sample; "
+            "make the labels of this data again"
         )
-    if len(set(keys)) < len(keys):
-        raise UserError(f"shard {shard!r} holds a key twice; pack it again with unique keys")
     return [by_key[key] for key in keys]

@@ -1,4 +1,6 @@
-"""Which samples k-means is fitted on: a choice by hash of the key, so that no order, rank or worker matters."""
+"""Which samples k-means is fitted on: a choice by hash of the key, so that no order, rank or worker
+matters.
+"""
 
 import hashlib
 import math

@@ -1,4 +1,6 @@
-"""What the clusters mean: one pass over the label files, in memory that depends on K but not on the samples."""
+"""What the clusters mean: one pass over the label files, in memory that depends on K but not on the
+samples.
+"""
 
 import hashlib
 import json
@@ -21,7 +23,9 @@ class Summary:
     """Add every shard in order, then ask for `result()`."""
 
     def __init__(self, k: int, span: float, previous_k: Sequence[int], seed: int, failed_file: IO[str]):
-        """`span` is the largest possible distance; failed samples are written to `failed_file` as JSON lines."""
+        """`span` is the largest possible distance; failed samples are written to `failed_file` as JSON
+        lines.
+        """
         self.k, self.span, self.seed, self.failed_file = k, span, seed, failed_file
         self.samples = 0
         self.failed: list[list[str]] = []
