@@ -24,10 +24,10 @@ AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16
 class Encoder:
     """A model and how its inputs are made.
 
-    `model` has open_clip's encode_image and encode_text. `transform` turns an image's bytes into (uint8 tensor [3, H, W], _) and raises `DecodeError` on a broken
-    image; `prepare` turns a batch of these into the model's input, on the device; `tokenize` turns captions
-    into ids. Weights are fp32; with `precision` bf16 or fp16 the towers run under autocast, features are
-    normalised in fp32.
+    `model` has open_clip's encode_image and encode_text, with fp32 weights; with `precision` bf16 or fp16
+    they run under autocast, and features are normalised in fp32. `transform` turns an image's bytes into
+    (uint8 tensor [3, H, W], _), in worker processes, and raises `DecodeError` on a broken image; `prepare`
+    turns a batch of these into the model's input, on the device; `tokenize` turns captions into ids.
     """
 
     model: Any

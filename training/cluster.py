@@ -1,0 +1,134 @@
+"""mcl-cluster, also under torchrun: embed data with a finished stage, fit k-means, label every sample."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from mcl_clip.clustering.clusters import Clusters
+from mcl_clip.clustering.encoder import AUTOCAST, TOWERS
+from mcl_clip.clustering.information import agreement
+from mcl_clip.clustering.stage import cluster_stage
+from mcl_clip.errors import UserError
+from mcl_clip.shards.index import index_sources
+from mcl_clip.shards.manifest import Manifest
+from mcl_clip.shards.sources import expand_sources, manifest_directory
+from training.ranks import Ranks, join, leave
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Cluster one stage and print what came out; exit status 2 for a mistake in flags or input."""
+    options = _parser().parse_args(arguments)
+    ranks: Ranks | None = None
+    try:
+        ranks = join(options.device, None, None, False)
+        clusters = _cluster(options, ranks)
+        if ranks.is_first:
+            _report(clusters, options.compare)
+        leave(ranks)
+        return 0
+    except UserError as error:
+        if ranks.fail(error) if ranks else os.environ.get("RANK", "0") == "0":
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        if ranks:
+            ranks.told()
+        return 2
+
+
+def _cluster(options: argparse.Namespace, ranks: Ranks) -> Clusters:
+    return cluster_stage(
+        options.model,
+        _source(options, ranks),
+        options.output,
+        k=options.mcl_clusters,
+        text_k=options.mcl_text_clusters,
+        on=options.mcl_cluster_on,
+        seed=options.seed,
+        reservoir=options.mcl_reservoir,
+        restarts=options.restarts,
+        batch_size=options.batch_size,
+        precision=options.precision,
+        previous=options.previous,
+        keep_features=options.mcl_keep_features,
+        workers=options.workers,
+        device=str(ranks.device),
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        barrier=ranks.barrier,
+        progress=True,
+    )
+
+
+def _source(options: argparse.Namespace, ranks: Ranks) -> Manifest:
+    found = manifest_directory(options.train_data)
+    if found:
+        return Manifest.load(found)
+    return index_sources(
+        expand_sources(options.train_data),
+        options.index or options.output.with_name(f"{options.output.name}-source"),
+        workers=max(options.workers, 1),
+        caption_key=options.caption_key,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        barrier=ranks.barrier,
+        progress=ranks.is_first,
+    )
+
+
+def _report(clusters: Clusters, compare: str | None) -> None:
+    info = clusters.info
+    print(
+        f"{clusters.directory}: {info['samples']} samples in {clusters.k} clusters of {min(info['sizes'])} to "
+        f"{max(info['sizes'])}, mean squared distance {info['mean_squared_distance']:.4f}, "
+        f"{info['failed']['count']} failed"
+    )
+    for earlier in info["previous_stages"]:
+        print(
+            f"with stage {earlier['stage']}: normalized mutual information {earlier['normalized']:.3f}, "
+            f"{earlier['new_bits']:.2f} bits new"
+        )
+    if compare:
+        print(f"with {compare}: adjusted Rand index {agreement(clusters.directory, compare):.4f}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="mcl-cluster", description=__doc__)
+    add = parser.add_argument
+    add("model", help="stage directory with open_clip_config.json and weights")
+    add(
+        "--train-data",
+        required=True,
+        help="tars: a path, brace pattern, glob or directory, several joined by '::'; or a directory with a "
+        "manifest.json",
+    )
+    add("--output", required=True, type=Path, help="directory to write; the same command resumes")
+    add("--previous", nargs="+", default=[], help="cluster directories of all earlier stages, in order")
+    add("--mcl-clusters", type=int, default=10, help="clusters (default 10)")
+    add("--mcl-cluster-on", choices=list(TOWERS), default="image", help="embeddings (default image)")
+    add("--mcl-text-clusters", type=int, help="text clusters with image-text (default: --mcl-clusters)")
+    add(
+        "--mcl-reservoir",
+        type=int,
+        default=1_000_000,
+        help="most samples k-means is fitted on; rank 0 holds samples x dimension x 4 bytes of them, 2.0 GB for "
+        "the default at dimension 512. Data that fits takes one pass over the images, other data a second "
+        "(default 1000000)",
+    )
+    add("--mcl-keep-features", action="store_true", help="keep the embeddings beside the labels, fp16")
+    add("--restarts", type=int, default=3, help="k-means restarts, of which the best counts (default 3)")
+    add("--seed", type=int, default=0)
+    add("--batch-size", type=int, default=256, help="samples embedded at once on each rank (default 256)")
+    add("--precision", choices=list(AUTOCAST), default="fp32", help="bf16, fp16: autocast (default fp32)")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
+    add("--workers", type=int, default=4, help="decoding processes of each rank (default 4)")
+    add("--index", help="where the index of tars goes (default: OUTPUT-source)")
+    add("--caption-key", help="take captions from this key of .json, not from .txt")
+    add("--compare", help="clusters of the same data: print the adjusted Rand index with them")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
