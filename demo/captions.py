@@ -6,12 +6,16 @@ import numpy as np
 
 from demo.features import FEATURES, NAMES
 
+MENTION = 0.9
 OPENINGS = ("a photo of ", "an image of ", "")
 
 
 def write_captions(values: np.ndarray, mention: Mapping[str, float], rng: np.random.Generator) -> list[str]:
-    """One caption a row of value indices int [N, F]; `mention` maps a feature to its probability (default 1)."""
-    chance = np.array([mention.get(name, 1.0) for name in NAMES])
+    """One caption a row of value indices int [N, F]; `mention` maps a feature to its probability.
+
+    Features that are not in `mention` are named with probability `MENTION`.
+    """
+    chance = np.array([mention.get(name, MENTION) for name in NAMES])
     said = rng.random(values.shape) < chance
     order = rng.integers(len(ORDERS), size=len(values))
     opening = rng.integers(len(OPENINGS), size=len(values))
@@ -41,8 +45,7 @@ def _ground_first(words: dict[str, str]) -> str:
 def _object(words: dict[str, str], *adjectives: str) -> str:
     described = [words[name] for name in adjectives if words[name]] + [words["shape"] or "object"]
     article = "an" if described[0][0] in "aeiou" else "a"
-    lit = f" lit from {words['light']}" if words["light"] else ""
-    return f"{article} {' '.join(described)}{lit}"
+    return f"{article} {' '.join(described)}"
 
 
 def _place(words: dict[str, str]) -> str:

@@ -1,7 +1,7 @@
 """The independent features of the demo's images, their words, and the MMVP pattern that each stands for.
 
-After Trifeature (Hermann & Lampinen 2020, arXiv 2006.12433), with more features than its three. An image is a row
-of value indices, one a feature, in the order of `FEATURES`; every combination is equally likely.
+After Trifeature (Hermann & Lampinen 2020, arXiv 2006.12433), with more features than its three. An image is a
+row of value indices, one a feature, in the order of `FEATURES`; every combination is equally likely.
 """
 
 from dataclasses import dataclass
@@ -24,19 +24,12 @@ def _feature(name: str, pattern: str, phrase: str, *values: str) -> Feature:
 
 
 FEATURES: tuple[Feature, ...] = (
-    _feature(
-        "color", "Color", "a {} object", "red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink"
-    ),
-    _feature(
-        "background", "Presence", "a {} background", "black", "gray", "white", "brown", "navy", "olive"
-    ),
-    _feature("texture", "State", "a {} texture", "solid", "striped", "dotted", "checkered"),
-    _feature("position", "Spatial", "an object at the {}", "top", "bottom", "left", "right", "center"),
+    _feature("color", "Color", "a {} object", "red", "orange", "yellow", "green", "blue", "purple"),
+    _feature("background", "Presence", "a {} background", "black", "gray", "white", "brown"),
+    _feature("position", "Spatial", "an object at the {}", "top", "bottom", "left", "right"),
     _feature("size", "Camera Perspective", "a {} object", "small", "large"),
-    _feature(
-        "shape", "Structural Character", "a {}", "triangle", "heart", "dome", "arrow", "cross", "horseshoe"
-    ),
-    _feature("light", "Orientation", "an object lit from {}", "above", "below", "the left", "the right"),
+    _feature("shape", "Structural Character", "a {}", "triangle", "heart", "square", "cross", "horseshoe"),
+    _feature("texture", "State", "a {} object", "plain", "striped", "dotted", "checkered"),
 )
 NAMES = tuple(feature.name for feature in FEATURES)
 COUNTS = np.array([len(feature.values) for feature in FEATURES])

@@ -10,27 +10,22 @@ COLORS = {
     "orange": (245, 140, 30),
     "yellow": (240, 225, 50),
     "green": (50, 165, 60),
-    "cyan": (60, 205, 215),
     "blue": (50, 90, 225),
     "purple": (140, 60, 190),
-    "pink": (250, 130, 190),
 }
 BACKGROUNDS = {
-    "black": (15, 15, 15),
-    "gray": (128, 128, 128),
-    "white": (240, 240, 240),
+    "black": (20, 20, 20),
+    "gray": (130, 130, 130),
+    "white": (235, 235, 235),
     "brown": (110, 75, 45),
-    "navy": (20, 30, 85),
-    "olive": (105, 115, 45),
 }
-CENTERS = {"top": (0, -1), "bottom": (0, 1), "left": (-1, 0), "right": (1, 0), "center": (0, 0)}
+CENTERS = {"top": (0, -1), "bottom": (0, 1), "left": (-1, 0), "right": (1, 0)}
 RADIUS = {"small": 6.5, "large": 10.0}
-LIGHTS = {"above": (0, -1), "below": (0, 1), "the left": (-1, 0), "the right": (1, 0)}
 NOISE = 6.0
 
 
 def render(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Images uint8 [N, 32, 32, 3] of value indices int [N, F]; `rng` draws place, size, tilt, shade and noise."""
+    """Images uint8 [N, 32, 32, 3] of value indices int [N, F]; `rng` draws jitter, tilt, shade and noise."""
     column = {name: values[:, i] for i, name in enumerate(NAMES)}
     count = len(values)
     radius = _lookup("size", RADIUS)[column["size"]] * rng.uniform(0.92, 1.08, count)
@@ -41,7 +36,10 @@ def render(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     grid = (np.arange(SIDE) + 0.5 - SIDE / 2).astype(np.float32)
     x = grid[None, None, :] - center[:, 0, None, None].astype(np.float32)
     y = grid[None, :, None] - center[:, 1, None, None].astype(np.float32)
-    cos, sin = np.cos(angle).astype(np.float32)[:, None, None], np.sin(angle).astype(np.float32)[:, None, None]
+    cos, sin = (
+        np.cos(angle).astype(np.float32)[:, None, None],
+        np.sin(angle).astype(np.float32)[:, None, None],
+    )
     scale = radius.astype(np.float32)[:, None, None]
     u, v = (cos * x + sin * y) / scale, (-sin * x + cos * y) / scale
     inside = np.empty((count, SIDE, SIDE), np.float32)
@@ -59,9 +57,6 @@ def render(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     ground = _lookup("background", BACKGROUNDS)[column["background"]][:, None, None, :]
     color = color * (1 - 0.65 * dark[..., None])
     image = ground + inside[..., None] * (color - ground)
-    light = _lookup("light", LIGHTS)[column["light"]]
-    slope = light[:, 0, None, None] * grid[None, None, :] + light[:, 1, None, None] * grid[None, :, None]
-    image += 2.2 * slope[..., None]
     image += rng.standard_normal(image.shape, np.float32) * NOISE
     return np.clip(np.rint(image), 0, 255).astype(np.uint8)
 
@@ -91,16 +86,12 @@ def _triangle(u, v):
 
 
 def _heart(u, v):
-    lobes = _disc(np.abs(u), v, 0.45, 0.42, 0.48)
-    return np.minimum(lobes, _wedge(u, v, -0.95, 0.45, 0.93))
+    lobes = _disc(np.abs(u), v, 0.45, -0.42, 0.48)
+    return np.minimum(lobes, _wedge(u, -v, -0.95, 0.45, 0.93))
 
 
-def _dome(u, v):
-    return np.maximum(_disc(u, v, 0, 0.45, 1.0), v - 0.45)
-
-
-def _arrow(u, v):
-    return np.minimum(_wedge(u, v, -1.0, 0.1, 0.9), _box(u, v, -0.3, 0.3, 0.0, 0.95))
+def _square(u, v):
+    return _box(u, v, -0.8, 0.8, -0.8, 0.8)
 
 
 def _cross(u, v):
@@ -112,12 +103,12 @@ def _horseshoe(u, v):
     return np.minimum(sides, _box(u, v, -0.9, 0.9, 0.4, 0.9))
 
 
-def _solid(x, y):
+def _plain(x, y):
     return np.zeros_like(x)
 
 
 def _striped(x, y):
-    return (np.mod(x, 4) < 2).astype(np.float32) 
+    return (np.mod(x, 4) < 2).astype(np.float32)
 
 
 def _dotted(x, y):
@@ -131,9 +122,8 @@ def _checkered(x, y):
 SHAPES = {
     "triangle": _triangle,
     "heart": _heart,
-    "dome": _dome,
-    "arrow": _arrow,
+    "square": _square,
     "cross": _cross,
     "horseshoe": _horseshoe,
 }
-TEXTURES = {"solid": _solid, "striped": _striped, "dotted": _dotted, "checkered": _checkered}
+TEXTURES = {"plain": _plain, "striped": _striped, "dotted": _dotted, "checkered": _checkered}
