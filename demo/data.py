@@ -29,7 +29,7 @@ class Size:
 
     images: int = 12_000
     shard: int = 1_000
-    pairs: int = 150
+    pairs: int = 400
     zero_shot: int = 300
 
 

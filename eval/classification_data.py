@@ -1,9 +1,11 @@
 """Image classification sets: `datasets` (hub or local), a folder per class, or CLIP_benchmark's WebDataset layout."""
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
+from typing import Protocol
 
 import open_clip
 from PIL import Image, UnidentifiedImageError
@@ -15,15 +17,21 @@ Template = str
 SUFFIXES = tuple(f".{extension}" for extension in IMAGE_EXTENSIONS)
 
 
+class Samples(Protocol):
+    """Starts a new pass over (RGB image, label): samples `first`, `first + step`, ...; the others are not decoded."""
+
+    def __call__(self, first: int = 0, step: int = 1) -> Iterator[tuple[Image.Image, int]]: ...
+
+
 @dataclass(frozen=True)
 class ClassificationSet:
-    """Images with class numbers; `samples()` starts a new pass of (RGB image, label). `templates` hold one `{}` or `{c}`."""
+    """Images with class numbers. A template holds the class name at `{}` or `{c}`."""
 
     name: str
     classnames: tuple[str, ...]
     templates: tuple[Template, ...]
     size: int
-    samples: Callable[[], Iterator[tuple[Image.Image, int]]]
+    samples: Samples
     revision: str = ""
 
 
@@ -45,6 +53,8 @@ def open_set(
         found = _webdataset(path, split)
     elif path.is_dir() and not _is_datasets_folder(path):
         found = _class_folders(path, split)
+    elif name.startswith((".", "/", "~")) and not path.exists():
+        raise UserError(f"--dataset {name} does not exist")
     else:
         found = _datasets(name, split, image_column, label_column)
     if classnames is not None:
@@ -125,8 +135,8 @@ def _class_folders(path: Path, split: str) -> ClassificationSet:
     if len(names) != len(folders):
         raise UserError(f"{path / 'classnames.txt'} has {len(names)} names for {len(folders)} folders")
 
-    def samples() -> Iterator[tuple[Image.Image, int]]:
-        for file, label in files:
+    def samples(first: int = 0, step: int = 1) -> Iterator[tuple[Image.Image, int]]:
+        for file, label in files[first::step]:
             yield decode(file.read_bytes(), str(file)), label
 
     return ClassificationSet(path.name, tuple(names), _default_templates(path), len(files), samples)
@@ -144,8 +154,8 @@ def _webdataset(path: Path, split: str) -> ClassificationSet:
     def rows() -> Iterator[dict]:
         return iter(webdataset.WebDataset(tars, shardshuffle=False, empty_check=False))
 
-    def samples() -> Iterator[tuple[Image.Image, int]]:
-        for row in rows():
+    def samples(first: int = 0, step: int = 1) -> Iterator[tuple[Image.Image, int]]:
+        for row in islice(rows(), first, None, step):
             extension = next((key for key in row if key.lower() in IMAGE_EXTENSIONS), None)
             if extension is None or "cls" not in row:
                 raise UserError(f"sample {row.get('__key__')} of {path} lacks an image or its .cls")
@@ -176,13 +186,15 @@ def _datasets(name: str, split: str, image_column: str, label_column: str) -> Cl
     if isinstance(feature, datasets.ClassLabel):
         names, data_labels = tuple(feature.names), list(data[label_column])
     else:
-        values = [str(value) for value in data[label_column]]
-        names = tuple(sorted(set(values)))
-        data_labels = [names.index(value) for value in values]
+        values = list(data[label_column])
+        numbers = {value: number for number, value in enumerate(sorted(set(values)))}
+        names = tuple(map(str, numbers))
+        data_labels = [numbers[value] for value in values]
     images = data.cast_column(image_column, datasets.Image(decode=False))
 
-    def samples() -> Iterator[tuple[Image.Image, int]]:
-        for index, label in enumerate(data_labels):
+    def samples(first: int = 0, step: int = 1) -> Iterator[tuple[Image.Image, int]]:
+        for index in range(first, len(data_labels), step):
+            label = data_labels[index]
             stored = images[index][image_column]
             raw = stored["bytes"] if stored["bytes"] is not None else Path(stored["path"]).read_bytes()
             yield decode(raw, f"{name}[{index}]"), int(label)

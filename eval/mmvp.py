@@ -15,7 +15,7 @@ from eval.intervals import bootstrap_mean_of_groups
 from eval.mmvp_data import REVISION, Pair, download, read_pairs
 from eval.models import ScoredModel, add_model_arguments, load_scored_model
 from eval.pairs import PairScores, mean_of_groups, score_pairs
-from eval.rows import embed_texts, row_embedding, rows_of, stage_embeddings
+from eval.rows import embed_texts, require_finite, row_embedding, rows_of, stage_embeddings
 from eval.scores import result, table, write_scores
 from mcl_clip.errors import UserError, exit_on_user_error
 
@@ -38,7 +38,8 @@ def evaluate(
 
     A pair counts when both texts, each with the prompt before it, pick their own image. Metrics, as fractions:
     pair_accuracy (mean of the Types), its 95 % bootstrap interval over pairs, pair_accuracy/{Type}, text_accuracy,
-    same_image_rate, image_similarity and text_similarity inside pairs, chance, n_pairs.
+    same_image_rate, image_similarity and text_similarity inside pairs, chance, n_pairs; after the first row also
+    gain/{Type} over it with its paired interval (see `gains`).
     """
     scores = score_rows(scored, pairs, prompt=prompt, batch_size=batch_size, progress=progress)
     return results(scored, pairs, scores, dataset=dataset, revision=revision)
@@ -54,8 +55,16 @@ def results(
 ) -> list[dict[str, Any]]:
     """The scores file's rows from the similarities."""
     record = scored.record() | {"data_revision": revision}
+    base = next(iter(scores.values()))
     return [
-        result(scored, name, dataset=dataset, task=TASK, metrics=pair_metrics(each, pairs), record=record)
+        result(
+            scored,
+            name,
+            dataset=dataset,
+            task=TASK,
+            metrics=pair_metrics(each, pairs) | ({} if each is base else gains(each, base, pairs)),
+            record=record,
+        )
         for name, each in scores.items()
     ]
 
@@ -78,7 +87,7 @@ def score_rows(
             parts.append(stage_embeddings(scored.model, image=images.to(scored.device)))
         statements = [prompt + statement for pair in pairs for statement in pair.statements]
         texts = embed_texts(scored.model, scored.tokenizer, statements, scored.device)
-    stages = [torch.cat(stage) for stage in zip(*parts, strict=True)]
+    stages = [require_finite(torch.cat(stage), "images") for stage in zip(*parts, strict=True)]
     return {
         row.name: score_pairs(row_embedding(scored.model, row, stages), row_embedding(scored.model, row, texts))
         for row in rows_of(scored.model)
@@ -103,6 +112,18 @@ def pair_metrics(scores: PairScores, pairs: Sequence[Pair]) -> dict[str, Any]:
         "n_pairs": len(pairs),
         **{f"pair_accuracy/{name}": value for name, value in by_type.items()},
     }
+
+
+def gains(scores: PairScores, base: PairScores, pairs: Sequence[Pair]) -> dict[str, float]:
+    """gain/{Type}: pair accuracy above stage 0's on the same pairs; gain_low, gain_high: its 95 % paired bootstrap."""
+    types = np.array([pair.type for pair in pairs])
+    difference = scores.correct.all(1).astype(np.float64) - base.correct.all(1)
+    found = {}
+    for name in dict.fromkeys(types.tolist()):
+        members = difference[types == name]
+        low, high = bootstrap_mean_of_groups(members, [name] * len(members))
+        found |= {f"gain/{name}": float(members.mean()), f"gain_low/{name}": low, f"gain_high/{name}": high}
+    return found
 
 
 def open_image(path: Path) -> Image.Image:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from eval.classification_data import ClassificationSet, open_set, prompts
 from eval.intervals import wilson
 from eval.models import ScoredModel, add_model_arguments, load_scored_model
-from eval.rows import Row, embed_texts, row_embedding, rows_of, stage_embeddings
+from eval.rows import Row, embed_texts, require_finite, row_embedding, rows_of, stage_embeddings
 from eval.scores import result, table, write_clip_benchmark, write_scores
 from mcl_clip.errors import UserError, exit_on_user_error
 
@@ -37,7 +37,7 @@ def evaluate(
     """Score every row of the model on `data` (see `open_set`).
 
     Metrics, as fractions: acc1 with its 95 % interval (Wilson), acc5 (null below five classes), mean_per_class_recall,
-    per_class_recall, n_images, and with `confusion` the counts [true class][predicted class]. With several ranks (a
+    per_class_recall (in the order of the classes), n_images, and with `confusion` the counts [true class][predicted class]. With several ranks (a
     process group is up) every rank scores its share of the images and returns the whole result.
     """
     rows = rows_of(scored.model)
@@ -73,11 +73,15 @@ def count_predictions(
     weights = [classifier(scored, row, texts, num_classes) for row in rows]
     confusion = torch.zeros(len(rows), num_classes, num_classes, dtype=torch.int64)
     top5 = torch.zeros(len(rows), dtype=torch.int64)
-    mine = islice(data.samples(), rank, None, world_size)
+    mine = data.samples(rank, world_size)
     batches = -(-len(range(rank, data.size, world_size)) // batch_size)
     for images, labels in tqdm(_batches(scored, mine, batch_size), "images", batches, disable=not progress):
         with scored.autocast():
             stages = stage_embeddings(scored.model, image=images.to(scored.device))
+        for embeddings in stages:
+            require_finite(embeddings, "images")
+        if int(labels.min()) < 0 or int(labels.max()) >= num_classes:
+            raise UserError(f"{data.name} has an image of class {int(labels.max())}, but only {num_classes} class names")
         for index, (row, weight) in enumerate(zip(rows, weights, strict=True)):
             logits = (row_embedding(scored.model, row, stages) @ weight).cpu()
             best = logits.topk(min(5, num_classes)).indices
@@ -106,10 +110,7 @@ def metrics(counts: tuple[np.ndarray, int], data: ClassificationSet, confusion: 
         "acc1_high": high,
         "acc5": top5 / total if len(matrix) >= 5 else None,
         "mean_per_class_recall": float(recall[seen].mean()),
-        "per_class_recall": {
-            name: float(value) if has else None
-            for name, value, has in zip(data.classnames, recall, seen, strict=True)
-        },
+        "per_class_recall": [float(value) if has else None for value, has in zip(recall, seen, strict=True)],
         "n_images": total,
     }
     return values | ({"confusion_matrix": matrix.tolist()} if confusion else {})

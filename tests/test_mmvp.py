@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+import mcl_clip
 from eval.intervals import bootstrap_mean_of_groups, wilson
 from eval.mmvp import evaluate, main
 from eval.mmvp_data import read_pairs
@@ -135,15 +136,27 @@ def test_command_scores_stages_and_fusions(tmp_path, stages, capsys) -> None:
     assert "fused" in capsys.readouterr().out
 
 
-def test_rows_equal_each_model_alone(tmp_path, stages) -> None:
-    import mcl_clip
+def test_gains_are_paired(tmp_path, stages) -> None:
+    write_questions(tmp_path, write_set(tmp_path, 6))
+    rows = evaluate(ScoredModel(*mcl_clip.load(f"{stages[0]},{stages[0]}"), name=""), read_pairs(tmp_path))
+    for kind in TYPES:
+        assert all(rows[1]["metrics"][f"{name}/{kind}"] == 0 for name in ("gain", "gain_low", "gain_high"))
+    rows = evaluate(ScoredModel(*mcl_clip.load(f"{stages[0]},{stages[1]}"), name=""), read_pairs(tmp_path))
+    for kind in TYPES:
+        first, second = (row["metrics"][f"pair_accuracy/{kind}"] for row in rows[:2])
+        assert rows[1]["metrics"][f"gain/{kind}"] == pytest.approx(second - first)
 
+
+def test_rows_equal_each_model_alone(tmp_path, stages) -> None:
     write_questions(tmp_path, write_set(tmp_path, 6))
     pairs = read_pairs(tmp_path)
 
     def rows(spec: str) -> dict[str, dict]:
         scored = ScoredModel(*mcl_clip.load(spec), name=spec)
-        return {row["model"]: row["metrics"] for row in evaluate(scored, pairs)}
+        return {
+            row["model"]: {name: value for name, value in row["metrics"].items() if not name.startswith("gain")}
+            for row in evaluate(scored, pairs)
+        }
 
     together = rows(",".join(map(str, stages)))
     assert together["stage_1"] == pytest.approx(rows(str(stages[1]))["stage_0"])
