@@ -183,7 +183,7 @@ def test_what_cannot_be_one_model_is_refused_in_words(tmp_path):
         with pytest.raises(UserError, match=reason):
             FusedCLIP(stages)
     for options in ({"fusion": "sum"}, {"weights": [1, 2]}, {"fusion": "mean-cosine", "weights": [1]}):
-        with pytest.raises(UserError, match="--fusion|--weights"):
+        with pytest.raises(UserError, match=r"--fusion|--weights"):
             fused_of(vit(1), vit(2), **options)
     for weights in ([0, 1], [-1, 2], [math.inf, 1], [math.nan, 1]):
         with pytest.raises(UserError, match="positive"):

@@ -36,7 +36,7 @@ class CollapsedCLIP(FusedCLIP):
         """Itself: it is collapsed."""
         return self
 
-    def _fuse_images(self, embeddings: list[Tensor], normalize: bool = False) -> Tensor:
+    def fuse_images(self, embeddings: list[Tensor], normalize: bool = False) -> Tensor:
         if self.fusion == "mean-cosine":
             shares = weight_shares(len(embeddings), self.weights)
             return torch.stack(
@@ -49,7 +49,7 @@ class CollapsedCLIP(FusedCLIP):
             1e-12
         )
 
-    def _fuse_texts(self, embeddings: list[Tensor], normalize: bool = False) -> Tensor:
+    def fuse_texts(self, embeddings: list[Tensor], normalize: bool = False) -> Tensor:
         return F.normalize(embeddings[0], dim=-1) if normalize else embeddings[0]
 
     def _embed_dim(self) -> int:

@@ -73,13 +73,14 @@ class FusedCLIP(nn.Module):
         texts = [text_steps(model, split) for model in models]
         self._image_towers, self._text_towers = SharedTowers(images), SharedTowers(texts)
         self.dims = [int(config["embed_dim"]) for config in (stage.config["model_cfg"] for stage in stages)]
-        self.visual = FusedVisual(stages[0], self._image_towers, self._fuse_images, self._embed_dim())
+        self.visual = FusedVisual(stages[0], self._image_towers, self.fuse_images, self._embed_dim())
         self.context_length = models[0].context_length
         self.vocab_size = models[0].vocab_size
         shares = weight_shares(len(stages), self.weights)
         self.logit_scale = nn.Parameter(_mean([model.logit_scale for model in models], shares))
         biases = [model.logit_bias for model in models]
         self.logit_bias = None if biases[0] is None else nn.Parameter(_mean(biases, shares))
+        self.eval()
 
     @property
     def num_stages(self) -> int:
@@ -120,11 +121,11 @@ class FusedCLIP(nn.Module):
 
     def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor:
         """Fused embedding of images."""
-        return self._fuse_images(self._image_towers(image), normalize)
+        return self.fuse_images(self._image_towers(image), normalize)
 
     def encode_text(self, text: Tensor, normalize: bool = False) -> Tensor:
         """Fused embedding of tokens."""
-        return self._fuse_texts(self._text_towers(text), normalize)
+        return self.fuse_texts(self._text_towers(text), normalize)
 
     def forward(self, image: Tensor | None = None, text: Tensor | None = None) -> Any:
         """Open_clip's outputs: image features, text features, logit scale, bias if any; a tuple or a dict."""
@@ -164,10 +165,12 @@ class FusedCLIP(nn.Module):
 
         return CollapsedCLIP(self.stage_info, self.fusion, self.weights, self.card, self.output_dict)
 
-    def _fuse_images(self, embeddings: list[Tensor], normalize: bool = False) -> Tensor:
+    def fuse_images(self, embeddings: list[Tensor], normalize: bool = False) -> Tensor:
+        """The image embedding from what `stage_embeddings` gave."""
         return fuse_embeddings(embeddings, self.fusion, self.weights, normalize)
 
-    def _fuse_texts(self, embeddings: list[Tensor], normalize: bool = False) -> Tensor:
+    def fuse_texts(self, embeddings: list[Tensor], normalize: bool = False) -> Tensor:
+        """The text embedding from what `stage_embeddings` gave."""
         return fuse_embeddings(embeddings, self.fusion, self.weights, normalize)
 
     def _embed_dim(self) -> int:
