@@ -31,7 +31,8 @@ def accumulated_backward(
     another. The first pass caches features, the loss gives their gradients, the second pass replays each
     micro-batch with the same random state (dropout) and sends them back (GradCache, arXiv 2101.06983).
     Scale and bias get their gradient once; open_clip's loop multiplies the scale's by the number of
-    micro-batches. Under DDP only the last micro-batch synchronises. The caller is outside autocast.
+    micro-batches. Under DDP only the last micro-batch synchronises, with a static graph all. The caller
+    is outside autocast.
     """
     cached: list[dict[str, Tensor]] = []
     states = []
@@ -40,7 +41,7 @@ def accumulated_backward(
             states.append(_random_state(micro_batch))
             cached.append(model(*micro_batch))
     leaves = {name: torch.cat([output[name] for output in cached]) for name in _FEATURES}
-    leaves |= {name: cached[-1][name].clone() for name in _SCALARS if cached[-1].get(name) is not None}
+    leaves |= {name: cached[-1][name].detach().clone() for name in _SCALARS if cached[-1].get(name) is not None}
     for leaf in leaves.values():
         leaf.requires_grad_()
     with autocast():
@@ -73,8 +74,11 @@ def _scaled(value: Tensor, scaler: torch.amp.GradScaler | None) -> Tensor:
 
 
 def _no_sync(model: nn.Module) -> contextlib.AbstractContextManager:
-    no_sync = getattr(model, "no_sync", None)
-    return no_sync() if no_sync is not None else contextlib.nullcontext()
+    # DDP's static graph fails unless its first backward pass synchronises; doing so every time gives the same sum.
+    no_sync: Any = getattr(model, "no_sync", None)
+    if no_sync is None or getattr(model, "static_graph", False):
+        return contextlib.nullcontext()
+    return no_sync()
 
 
 def _random_state(micro_batch: tuple[Any, ...]) -> tuple[Tensor, list[int], list[Tensor]]:
