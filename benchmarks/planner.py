@@ -31,16 +31,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--samples", type=int, default=2_000_000_000)
     parser.add_argument("--labels", type=int, default=1000)
     parser.add_argument("--shard-size", type=int, default=1000, help="samples in a full shard")
-    parser.add_argument(
-        "--tail", type=float, default=1.2, help="label k holds a share proportional to k ** -tail"
-    )
+    parser.add_argument("--tail", type=float, default=1.2, help="label k holds a share proportional to k ** -tail")
     parser.add_argument("--global-batch", type=int, default=32768)
     parser.add_argument("--lanes", type=int, default=128)
     parser.add_argument("--window", type=int, default=500)
     parser.add_argument("--nodes", type=int, default=128)
-    parser.add_argument(
-        "--node", type=int, default=37, help="the node whose reads are followed for a whole epoch"
-    )
+    parser.add_argument("--node", type=int, default=37, help="the node whose reads are followed for a whole epoch")
     parser.add_argument("--cache-gib", type=float, default=64.0, help="cache of whole shards on a node")
     parser.add_argument("--sample-kib", type=float, default=30.0, help="bytes of a sample in its tar")
     parser.add_argument("--seed", type=int, default=0)
@@ -66,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _write_manifest(options: argparse.Namespace, directory: Path) -> None:
-    """Buckets of sizes k ** -tail, each cut into full shards and a rest, as `mcl-shards bucket` leaves them."""
+    """Buckets of sizes k ** -tail, each cut into full shards and a rest, as mcl-shards leaves them."""
     shares = np.arange(1, options.labels + 1) ** -options.tail
     sizes = np.floor(shares / shares.sum() * options.samples).astype(np.int64)
     sizes[0] += options.samples - sizes.sum()
@@ -127,9 +123,7 @@ def _measure(options: argparse.Namespace, directory: Path) -> dict:
         "batches": len(plan),
         "packed_batches": len(plan.packed),
         "padding": plan.num_padding,
-        **{
-            name: value for name, value in vars(options).items() if name not in ("json", "measure", "samples")
-        },
+        **{name: value for name, value in vars(options).items() if name not in ("json", "measure", "samples")},
         "cores": os.cpu_count(),
     }
 

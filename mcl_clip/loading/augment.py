@@ -136,9 +136,7 @@ def eval_transform(preprocess_cfg: Mapping[str, Any] | PreprocessCfg) -> EvalTra
     """The fast evaluation transform for open_clip's configuration."""
     cfg = _preprocess(preprocess_cfg)
     mode = "bilinear" if cfg.interpolation == "bilinear" else "bicubic"
-    return EvalTransform(
-        _pair(cfg.size), tuple(cfg.mean), tuple(cfg.std), cfg.resize_mode, mode, cfg.fill_color
-    )
+    return EvalTransform(_pair(cfg.size), tuple(cfg.mean), tuple(cfg.std), cfg.resize_mode, mode, cfg.fill_color)
 
 
 def crop_box(
@@ -178,11 +176,7 @@ def _centre(image, size, fill):
 
 
 def _preprocess(cfg):
-    return (
-        cfg
-        if isinstance(cfg, PreprocessCfg)
-        else PreprocessCfg(**merge_preprocess_dict(PreprocessCfg(), dict(cfg)))
-    )
+    return cfg if isinstance(cfg, PreprocessCfg) else PreprocessCfg(**merge_preprocess_dict(PreprocessCfg(), dict(cfg)))
 
 
 def _augmentation(cfg):

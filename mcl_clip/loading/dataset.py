@@ -74,9 +74,7 @@ class ShardDataset(Dataset):
         slow = 0
         try:
             words = self._words(request.epoch, request.shard, request.ordinal)
-            for place, sample in enumerate(
-                zip(request.shard.tolist(), request.ordinal.tolist(), strict=True)
-            ):
+            for place, sample in enumerate(zip(request.shard.tolist(), request.ordinal.tolist(), strict=True)):
                 try:
                     image, caption, fast = self._read(*sample, words[place])
                 except DecodeError as error:

@@ -27,5 +27,5 @@ class Normalize(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         images = images.contiguous(memory_format=self.format)
         if images.dtype == torch.uint8:
-            images = (images * self.scale).add_(self.shift)
+            images = images.float().mul_(self.scale).add_(self.shift)
         return images.to(self.dtype)

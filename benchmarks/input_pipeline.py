@@ -1,0 +1,165 @@
+"""Samples a second that the loader delivers, against open_clip's WebDataset pipeline on the same shards.
+
+Epochs of the two are interleaved in one run. open_clip's reader fails under webdataset 1.x, whose tar expander
+yields a marker at the end of each shard; here it is told not to. Everything else is theirs.
+"""
+
+import argparse
+import io
+import json
+import os
+import statistics
+import sys
+import tarfile
+import tempfile
+import time
+import types
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import open_clip_train.data as theirs
+import torch
+import webdataset
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image
+
+from mcl_clip import seeds
+from mcl_clip.loading.augment import train_transform
+from mcl_clip.loading.loader import GlobalBatchLoader
+from mcl_clip.plan.policy import Policy
+from mcl_clip.shards.index import index_sources
+from mcl_clip.shards.manifest import Manifest
+
+CFG = PreprocessCfg(size=224)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write JPEG shards, read them epoch about, print samples a second of each and the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print one line of JSON")
+    parser.add_argument("--shards", type=int, default=8)
+    parser.add_argument("--shard-size", type=int, default=256, help="samples in a shard")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=4, help="measured epochs of each; one more warms up")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory(prefix="input_pipeline-") as temporary:
+        result = _measure(options, Path(temporary))
+    print(json.dumps(result) if options.json else json.dumps(result, indent=2))
+    return 0
+
+
+def _measure(options: argparse.Namespace, folder: Path) -> dict:
+    paths = _write_shards(options, folder)
+    manifest = index_sources(paths, folder / "index")
+    tokenizer = open_clip.get_tokenizer("ViT-B-32")
+    ours, normalised = (
+        _ours(manifest, options, tokenizer),
+        _ours(manifest, options, tokenizer, normalise=True),
+    )
+    open_clips = _open_clips(paths, manifest.num_samples, options, tokenizer)
+    rates: dict[str, list[float]] = {"samples": [], "normalised": [], "open_clip": []}
+    for epoch in range(options.epochs + 1):
+        for name, data in (("samples", ours), ("normalised", normalised), ("open_clip", open_clips)):
+            data.set_epoch(epoch)
+            rate = _samples_per_s(data.dataloader, options.batch_size)
+            if epoch:
+                rates[name].append(rate)
+    ratio = [mine / their for mine, their in zip(rates["samples"], rates["open_clip"], strict=True)]
+    ratio_normalised = [mine / their for mine, their in zip(rates["normalised"], rates["open_clip"], strict=True)]
+    return {
+        "samples_per_s": round(statistics.median(rates["samples"]), 1),
+        "normalised_samples_per_s": round(statistics.median(rates["normalised"]), 1),
+        "open_clip_samples_per_s": round(statistics.median(rates["open_clip"]), 1),
+        "ratio": round(statistics.median(ratio), 3),
+        "ratio_normalised": round(statistics.median(ratio_normalised), 3),
+        "ratio_per_epoch": [round(value, 3) for value in ratio],
+        "ratio_normalised_per_epoch": [round(value, 3) for value in ratio_normalised],
+        "samples": manifest.num_samples,
+        "image_kb": round(manifest.info["num_bytes"] / manifest.num_samples / 1000, 1),
+        **{name: value for name, value in vars(options).items() if name != "json"},
+        "cores": os.cpu_count(),
+        "torch": torch.__version__,
+        "webdataset": webdataset.__version__,
+    }
+
+
+def _samples_per_s(batches, batch_size: int) -> float:
+    """Rate of an epoch, from asking for its first batch to having its last."""
+    start, samples = time.perf_counter(), 0
+    for images, texts in batches:
+        assert len(images) == len(texts) == batch_size
+        samples += len(images)
+    return samples / (time.perf_counter() - start)
+
+
+def _ours(manifest: Manifest, options: argparse.Namespace, tokenizer, normalise: bool = False):
+    """Our loader in the shape of open_clip's; without `normalise` it gives what a GPU is handed, uint8."""
+    loader = GlobalBatchLoader(
+        manifest,
+        seed=options.seed,
+        stage=0,
+        batch_size=options.batch_size,
+        transform=train_transform(CFG),
+        tokenizer=tokenizer,
+        workers=options.workers,
+        policy=Policy(),
+    )
+    if not normalise:
+        loader.normalize = torch.nn.Identity()  # type: ignore[assignment]
+    return loader.for_open_clip(types.SimpleNamespace(segments=None))
+
+
+def _open_clips(paths: list[str], num_samples: int, options: argparse.Namespace, tokenizer):
+    theirs.tar_file_expander = partial(webdataset.tariterators.tar_file_expander, eof_value=None)
+    args = types.SimpleNamespace(
+        train_data="::".join(paths),
+        train_num_samples=num_samples,
+        train_data_upsampling_factors=None,
+        dataset_resampled=False,
+        batch_size=options.batch_size,
+        world_size=1,
+        workers=options.workers,
+        seed=options.seed,
+    )
+    preprocess = image_transform_v2(CFG, is_train=True)
+    return theirs.get_wds_dataset(args, preprocess, is_train=True, tokenizer=tokenizer)
+
+
+def _write_shards(options: argparse.Namespace, folder: Path) -> list[str]:
+    """500 x 375 JPEG of about 40 KB whose spectrum and colours are like a photograph's (amplitude near 1/f)."""
+    paths = []
+    for shard in range(options.shards):
+        path = folder / f"{shard:05d}.tar"
+        with tarfile.open(path, "w") as tar:
+            for sample in range(options.shard_size):
+                caption = f"a photo of object {sample} of {shard}, seen from the side on a table in daylight"
+                members = (("jpg", _jpeg(options.seed, shard, sample)), ("txt", caption.encode()))
+                for extension, data in members:
+                    info = tarfile.TarInfo(f"{shard:05d}{sample:04d}.{extension}")
+                    info.size = len(data)
+                    tar.addfile(info, io.BytesIO(data))
+        paths.append(str(path))
+    return paths
+
+
+def _jpeg(*seed: int) -> bytes:
+    random = seeds.generator(*seed)
+    height, width = (375, 500) if random.random() < 0.7 else (500, 375)
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
+    frequency[0, 0] = 1
+    spectrum = np.exp(2j * np.pi * random.random((3, *frequency.shape))) / frequency**1.3
+    grey, *colours = np.fft.irfft2(spectrum, (height, width))
+    image = np.stack([grey, grey + 0.4 * colours[0], grey + 0.4 * colours[1]])
+    image = 128 + 50 * image / image.std()
+    pixels = np.clip(image, 0, 255).astype(np.uint8).transpose(1, 2, 0)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "JPEG", quality=75)
+    return stream.getvalue()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
