@@ -1,0 +1,145 @@
+"""Forward and backward of MCLClipLoss, open_clip's ClipLoss and a masked matrix, by turns: time and peak memory."""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from open_clip.loss import ClipLoss
+from torch import Tensor
+from torch.nn import functional as F
+
+from mcl_clip.loss import MCLClipLoss
+from mcl_clip.plan.segments import SegmentLayout
+
+DIM, SCALE = 512, 1 / 0.07
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print one line: the first point of the grid at the top level, every point in `grid`."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print one line of JSON")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
+    parser.add_argument("--batch", type=int, default=8192, help="largest batch of the grid")
+    parser.add_argument("--buckets", type=int, nargs="+", help="measure these at --batch, not the grid")
+    parser.add_argument("--dim", type=int, default=DIM)
+    parser.add_argument("--repeats", type=int, default=3, help="rounds, of which the median counts")
+    options = parser.parse_args(arguments)
+    small = max(options.batch // 4, 1)
+    points = [(options.batch, 8), (options.batch, 1), (small, 8), (small, 1), (small, max(small // 16, 1))]
+    if options.buckets:
+        points = [(options.batch, buckets) for buckets in options.buckets]
+    rows = [measure(batch, buckets, options) for batch, buckets in points]
+    machine = {
+        "device": torch.cuda.get_device_name() if options.device == "cuda" else options.device,
+        "dtype": options.dtype,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "repeats": options.repeats,
+    }
+    result = rows[0] | machine | {"grid": rows}
+    print(json.dumps(result) if options.json else json.dumps(result, indent=2))
+    return 0
+
+
+def measure(batch: int, buckets: int, options: argparse.Namespace) -> dict:
+    """One point; ms are medians, memory is the allocator's peak less what stood before."""
+    device, dtype = torch.device(options.device), getattr(torch, options.dtype)
+    layout = SegmentLayout(tuple((batch * (i + 1)) // buckets - batch * i // buckets for i in range(buckets)))
+    lengths = torch.tensor(layout.lengths)
+    labels = torch.arange(buckets).repeat_interleave(lengths).to(device)
+    generator = torch.Generator().manual_seed(0)
+    text = F.normalize(torch.randn(batch, options.dim, generator=generator), dim=1)
+    image = F.normalize(text + 0.1 * torch.randn(batch, options.dim, generator=generator), dim=1)
+    scale = torch.tensor(SCALE)
+    inputs = [each.to(device, dtype).requires_grad_() for each in (image, text)]
+    inputs.append(scale.to(device).requires_grad_())
+    losses: dict[str, Callable[..., Tensor]] = {
+        "ours": partial(MCLClipLoss(), segments=layout),
+        "clip_loss": ClipLoss(),
+        "masked": partial(masked_loss, labels=labels),
+    }
+    steps = {name: partial(forward_backward, loss, inputs) for name, loss in losses.items()}
+    peaks, values = {}, {}
+    for name, step in steps.items():  # also the warm-up
+        peaks[name], values[name] = peak_memory(step, device)
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(options.repeats):
+        for name, step in steps.items():
+            times[name].append(milliseconds(step, device))
+    ms = {name: statistics.median(each) for name, each in times.items()}
+    differences = [(a - b).abs().max().item() for a, b in zip(values["ours"], values["masked"], strict=True)]
+    return {
+        "batch": batch,
+        "buckets": buckets,
+        "dim": options.dim,
+        "ms": round(ms["ours"], 3),
+        "clip_loss_ms": round(ms["clip_loss"], 3),
+        "masked_ms": round(ms["masked"], 3),
+        "speedup_vs_clip_loss": round(ms["clip_loss"] / ms["ours"], 3),
+        "speedup_vs_masked": round(ms["masked"] / ms["ours"], 3),
+        "peak_memory_ratio": round(peaks["ours"] / peaks["clip_loss"], 5),
+        "max_abs_diff": max(differences),
+        "peak_mib": {name: round(peak / 2**20, 1) for name, peak in peaks.items()},
+    }
+
+
+def masked_loss(image: Tensor, text: Tensor, scale: Tensor, labels: Tensor) -> Tensor:
+    """What one writes first: the whole matrix, minus infinity across labels."""
+    logits = (scale * image @ text.T).float().masked_fill(labels[:, None] != labels, -torch.inf)
+    targets = torch.arange(len(image), device=image.device)
+    return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
+
+
+def forward_backward(loss: Callable[..., Tensor], inputs: list[Tensor]) -> list[Tensor]:
+    """Value and gradients."""
+    value = loss(*inputs)
+    return [value.detach(), *torch.autograd.grad(value, inputs)]
+
+
+def milliseconds(step: Callable[[], object], device: torch.device) -> float:
+    """Of one call, up to the device's last kernel."""
+    _wait(device)
+    begin = time.perf_counter()
+    step()
+    _wait(device)
+    return 1e3 * (time.perf_counter() - begin)
+
+
+def peak_memory(step: Callable[[], list[Tensor]], device: torch.device) -> tuple[int, list[Tensor]]:
+    """Most bytes that the allocator held during a call beyond those it held before; and what the call gave."""
+    if device.type == "cuda":
+        _wait(device)
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        result = step()
+        _wait(device)
+        return torch.cuda.max_memory_allocated() - before, result
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
+        result = step()
+    with tempfile.TemporaryDirectory() as directory:
+        trace = Path(directory) / "trace.json"
+        profile.export_chrome_trace(str(trace))
+        events = json.loads(trace.read_text())["traceEvents"]
+    changes = sorted((event["ts"], event["args"]["Bytes"]) for event in events if event["name"] == "[memory]")
+    held = peak = 0
+    for _, change in changes:
+        held += change
+        peak = max(peak, held)
+    return peak, result
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
