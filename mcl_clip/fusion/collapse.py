@@ -39,15 +39,11 @@ class CollapsedCLIP(FusedCLIP):
     def fuse_images(self, embeddings: list[Tensor], normalize: bool = False) -> Tensor:
         if self.fusion == "mean-cosine":
             shares = weight_shares(len(embeddings), self.weights)
-            return torch.stack(
-                [F.normalize(e, dim=-1) * w for e, w in zip(embeddings, shares, strict=True)]
-            ).sum(0)
+            return torch.stack([F.normalize(e, dim=-1) * w for e, w in zip(embeddings, shares, strict=True)]).sum(0)
         total = torch.stack(embeddings).sum(0) / len(embeddings) ** 0.5
         if not normalize:
             return total
-        return total / torch.stack([e.square().sum(-1) for e in embeddings]).sum(0).sqrt()[:, None].clamp_min(
-            1e-12
-        )
+        return total / torch.stack([e.square().sum(-1) for e in embeddings]).sum(0).sqrt()[:, None].clamp_min(1e-12)
 
     def fuse_texts(self, embeddings: list[Tensor], normalize: bool = False) -> Tensor:
         return F.normalize(embeddings[0], dim=-1) if normalize else embeddings[0]

@@ -50,7 +50,5 @@ def check_fusion(fusion: str, weights: Sequence[float] | None, num_stages: int) 
     if fusion not in FUSIONS:
         raise UserError(f"--fusion is one of {', '.join(FUSIONS)}, not {fusion}")
     if weights is not None and fusion != "mean-cosine":
-        raise UserError(
-            "--weights belong to --fusion mean-cosine; concat weights a stage by its embeddings' norm"
-        )
+        raise UserError("--weights belong to --fusion mean-cosine; concat weights a stage by its embeddings' norm")
     weight_shares(num_stages, weights)

@@ -83,9 +83,7 @@ def save_fused(model: FusedCLIP, directory: str | os.PathLike, card: Mapping[str
         write_json(temporary / MCL_CONFIG_NAME, config)
 
 
-def load_fused(
-    directory: str | os.PathLike, device: str | torch.device = "cpu", precision: str = "fp32"
-) -> FusedCLIP:
+def load_fused(directory: str | os.PathLike, device: str | torch.device = "cpu", precision: str = "fp32") -> FusedCLIP:
     """Load what `save_fused` wrote, in evaluation mode; no file in it can run code.
 
     Raises `UserError` when the directory is foreign, of a newer version, truncated or altered.
@@ -140,9 +138,7 @@ def read_fused_config(directory: str | os.PathLike) -> dict[str, Any]:
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise UserError(f"{path} is not a fused model of mcl_clip")
     if config.get("version") != VERSION:
-        raise UserError(
-            f"{path} has version {config.get('version')}, this mcl_clip reads {VERSION}: upgrade mcl_clip"
-        )
+        raise UserError(f"{path} has version {config.get('version')}, this mcl_clip reads {VERSION}: upgrade mcl_clip")
     entries = config.get("stages")
     whole = isinstance(entries, list) and all(
         isinstance(entry, dict)
@@ -190,9 +186,7 @@ def _build(folder: Path, config: Mapping[str, Any], precision: str, templates: d
                 templates[key] = open_clip.create_model(name, precision=precision, load_weights=False)
         except Exception as error:
             reason = " ".join(str(error).split())[:200]
-            raise UserError(
-                f"{folder} does not describe a model that open_clip can build ({reason})"
-            ) from None
+            raise UserError(f"{folder} does not describe a model that open_clip can build ({reason})") from None
     return copy.deepcopy(templates[key])
 
 

@@ -101,9 +101,7 @@ class FusedCLIP(nn.Module):
     def sharing(self) -> dict[str, dict[str, int]]:
         """Steps (blocks, stems, heads) that run for an input, and that the separate towers would run."""
         towers = {"image": self._image_towers, "text": self._text_towers}
-        return {
-            name: {"steps": tower.steps, "separate": tower.separate_steps} for name, tower in towers.items()
-        }
+        return {name: {"steps": tower.steps, "separate": tower.separate_steps} for name, tower in towers.items()}
 
     @property
     def shares_text_tower(self) -> bool:
@@ -147,14 +145,8 @@ class FusedCLIP(nn.Module):
 
     def subset(self, indices: Sequence[int]) -> "FusedCLIP":
         """The fused model of some stages, in the given order; modules are shared with this one."""
-        if (
-            not indices
-            or len(set(indices)) != len(indices)
-            or not set(indices) <= set(range(self.num_stages))
-        ):
-            raise UserError(
-                f"stages {list(indices)} are not distinct numbers from 0 to {self.num_stages - 1}"
-            )
+        if not indices or len(set(indices)) != len(indices) or not set(indices) <= set(range(self.num_stages)):
+            raise UserError(f"stages {list(indices)} are not distinct numbers from 0 to {self.num_stages - 1}")
         weights = self.weights and [self.weights[index] for index in indices]
         stages = [self.stage_info[index] for index in indices]
         return type(self)(stages, self.fusion, weights, self.card, self.output_dict)

@@ -63,15 +63,9 @@ def open_stages(
 ) -> list[Stage]:
     """The stages that sources stand for, in order; `options` are those of `open_stage`."""
     tags = pretrained.split(",") if pretrained else [None]
-    names = [
-        source
-        for source in map(str, sources)
-        if not Path(source).exists() and not source.startswith("hf-hub:")
-    ]
+    names = [source for source in map(str, sources) if not Path(source).exists() and not source.startswith("hf-hub:")]
     if len(tags) not in (1, len(names)):
-        raise UserError(
-            f"--pretrained names {len(tags)} weights for {len(names)} model names; give one, or one a name"
-        )
+        raise UserError(f"--pretrained names {len(tags)} weights for {len(names)} model names; give one, or one a name")
     queue = iter(tags * len(names) if len(tags) == 1 else tags)
     stages: list[Stage] = []
     for source in map(str, sources):
@@ -93,9 +87,7 @@ def fused_directory(source: str) -> Path | None:
         except EntryNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            raise UserError(
-                f"{source} cannot be fetched ({str(error).strip().splitlines()[0][:200]})"
-            ) from None
+            raise UserError(f"{source} cannot be fetched ({str(error).strip().splitlines()[0][:200]})") from None
         wanted = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
         return Path(snapshot_download(name, allow_patterns=wanted))
     return Path(source) if is_fused(source) else None

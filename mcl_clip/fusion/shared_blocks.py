@@ -148,9 +148,7 @@ def _attributes(module: nn.Module, depth: int) -> str:
 
 def _describe(value: Any, depth: int) -> str:
     """Text that is equal for equal configuration; an object that cannot be read is equal to itself only."""
-    if value is None or isinstance(
-        value, bool | int | float | complex | str | bytes | torch.dtype | torch.device
-    ):
+    if value is None or isinstance(value, bool | int | float | complex | str | bytes | torch.dtype | torch.device):
         return repr(value)
     if depth > 8:
         return f"object {id(value)}"

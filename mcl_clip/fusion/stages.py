@@ -69,9 +69,7 @@ def check_stages(stages: Sequence[Stage]) -> None:
             if not torch.equal(tokens, others):
                 raise UserError(f"{who} has another tokenizer than stage 0: fuse stages that share it")
         if (stage.model.logit_bias is None) != (first.model.logit_bias is None):
-            raise UserError(
-                f"{who} and stage 0 differ in form: one is sigmoid (SigLIP), the other softmax (CLIP)"
-            )
+            raise UserError(f"{who} and stage 0 differ in form: one is sigmoid (SigLIP), the other softmax (CLIP)")
 
 
 def _tokens(tokenizer: Any) -> torch.Tensor:

@@ -41,17 +41,13 @@ def open_stage(
         raise UserError(f"{source} is not a stage directory: it has no {CONFIG_NAME}")
     if path.is_file():
         if architecture is None:
-            raise UserError(
-                f"{source} is a checkpoint: name its architecture with --model, as open_clip calls it"
-            )
+            raise UserError(f"{source} is a checkpoint: name its architecture with --model, as open_clip calls it")
         return _create(architecture, str(path), str(source), device, precision, quick_gelu)
     name = str(source)
     if name.startswith("hf-hub:"):
         return _create(name, None, name, device, precision, quick_gelu)
     if name.replace("/", "-") not in open_clip.list_models():
-        raise UserError(
-            f"{name} is neither a directory, a file, hf-hub:OWNER/NAME nor an open_clip model name"
-        )
+        raise UserError(f"{name} is neither a directory, a file, hf-hub:OWNER/NAME nor an open_clip model name")
     if not pretrained:
         raise UserError(f"{name} has no weights without --pretrained (an open_clip tag or a checkpoint file)")
     return _create(name, pretrained, f"{name} {pretrained}", device, precision, quick_gelu)
@@ -69,9 +65,7 @@ def _create(
         tag = get_pretrained_cfg(name.replace("/", "-"), pretrained)
         if not tag:
             known = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
-            raise UserError(
-                f"--pretrained {pretrained} is neither a file nor a tag of {name} (tags: {known})"
-            )
+            raise UserError(f"--pretrained {pretrained} is neither a file nor a tag of {name} (tags: {known})")
         quick_gelu = quick_gelu or bool(tag.get("quick_gelu"))
     with _failures_in_words(source), torch.random.fork_rng(devices=[]):
         model = open_clip.create_model(
@@ -100,7 +94,5 @@ def _failures_in_words(source: str) -> Iterator[None]:
     except Exception as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         if "weights_only" in str(error):
-            lines = [
-                "it holds Python objects besides tensors, which would run code; save the state dict alone"
-            ]
+            lines = ["it holds Python objects besides tensors, which would run code; save the state dict alone"]
         raise UserError(f"{source} cannot be loaded: {' '.join(lines[:2])[:300]}") from None

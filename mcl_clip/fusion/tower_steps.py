@@ -60,9 +60,7 @@ def text_steps(model: Any, split: bool = True) -> list[Step]:
     """Steps from tokens [B, context] to the raw text embedding [B, D] of an open_clip model; one unless
     `split`."""
     tower = model.text if hasattr(model, "text") else model
-    others = tuple(
-        part for name, part in _direct_parts(tower) if name not in ("visual", "logit_scale", "logit_bias")
-    )
+    others = tuple(part for name, part in _direct_parts(tower) if name not in ("visual", "logit_scale", "logit_bias"))
     whole = [Step(partial(_encode_text, model), others, tower)]
     if not split:
         return whole
@@ -140,9 +138,7 @@ def _timm_steps(tower: Any, probe: Tensor) -> list[Step]:
     else:
         layers = _sequential_layers(trunk, probe)
         body = [Step(layer, (layer,)) for layer in layers]
-        rest = tuple(
-            part for _, part in _direct_parts(trunk) if not isinstance(part, nn.Module) or part not in layers
-        )
+        rest = tuple(part for _, part in _direct_parts(trunk) if not isinstance(part, nn.Module) or part not in layers)
     return [*body, Step(partial(_timm_head, tower), (*rest, tower.head), trunk)] if body else []
 
 

@@ -1,0 +1,30 @@
+"""mcl-export-hf: a fused model as a directory that transformers runs."""
+
+import argparse
+
+from mcl_clip.errors import exit_on_user_error
+from mcl_clip.fusion.files import is_fused, load_fused
+from mcl_clip.fusion.hub_export import export_hf
+from mcl_clip.fusion.load import fuse
+
+
+@exit_on_user_error
+def main(arguments: list[str] | None = None) -> int:
+    """Write the directory."""
+    parser = argparse.ArgumentParser(
+        prog="mcl-export-hf",
+        description="Write a fused model for transformers: AutoModel.from_pretrained(OUTPUT, trust_remote_code=True) "
+        'and pipeline("zero-shot-image-classification", model=OUTPUT, trust_remote_code=True).',
+        epilog="example: mcl-export-hf runs/NAME/fused --output for-the-hub",
+    )
+    parser.add_argument("model", metavar="FUSED_DIR", help="a fused directory, or a stage directory")
+    parser.add_argument("--output", required=True, help="directory to write")
+    options = parser.parse_args(arguments)
+    model = load_fused(options.model) if is_fused(options.model) else fuse([options.model])
+    export_hf(model, options.output)
+    print(f"{options.output}: {model.num_stages} stages for transformers")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
