@@ -1,0 +1,89 @@
+"""Generated images, captions and evaluation sets, as tensors in memory."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import open_clip
+import torch
+from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from torch import Tensor
+
+from benchmarks.suppression.settings import MODEL, Settings
+from demo.captions import write_captions
+from demo.features import COUNTS, FEATURES
+from demo.render import render
+from mcl_clip import seeds
+
+TRAIN, PAIRS, TEST, PROBE = range(4)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """images float32 [N, 3, 32, 32], normalised; values int [N, F], the truth about every feature."""
+
+    images: Tensor
+    values: np.ndarray
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """Pairs that differ in one feature: images of [2n], side by side, and which of `texts` describes each."""
+
+    images: Tensor
+    statements: np.ndarray
+
+
+@dataclass(frozen=True)
+class World:
+    """Captions are int64 [N, context]; `prompts[f]` [values of f, context] names each value alone."""
+
+    train: Samples
+    captions: Tensor
+    probe: Samples
+    test: Samples
+    pairs: list[PairSet]
+    prompts: list[Tensor]
+
+
+def make_world(settings: Settings, seed: int) -> World:
+    """Training data and evaluation data of one seed; these two and all parts are drawn independently."""
+    tokenizer = open_clip.get_tokenizer(MODEL)
+    rng = seeds.generator(seed, TRAIN)
+    values = draw(settings.images, rng)
+    captions = tokenizer(write_captions(values, settings.mentions(), rng))
+    return World(
+        train=Samples(normalized(render(values, rng)), values),
+        captions=captions,
+        probe=samples(settings.test_images, seed, PROBE),
+        test=samples(settings.test_images, seed, TEST),
+        pairs=[pair_set(settings.pairs, number, seed) for number in range(len(FEATURES))],
+        prompts=[tokenizer([f"a photo of {phrase}" for phrase in feature.phrases]) for feature in FEATURES],
+    )
+
+
+def samples(count: int, seed: int, part: int) -> Samples:
+    """Images with every feature drawn independently."""
+    rng = seeds.generator(seed, part)
+    values = draw(count, rng)
+    return Samples(normalized(render(values, rng)), values)
+
+
+def pair_set(count: int, number: int, seed: int) -> PairSet:
+    """`count` pairs that differ in feature `number` and in noise."""
+    rng = seeds.generator(seed, PAIRS, number)
+    first = draw(count, rng)
+    second = first.copy()
+    second[:, number] = (first[:, number] + rng.integers(1, COUNTS[number], count)) % COUNTS[number]
+    values = np.stack((first, second), 1).reshape(-1, len(FEATURES))
+    return PairSet(normalized(render(values, rng)), values[:, number])
+
+
+def draw(count: int, rng: np.random.Generator) -> np.ndarray:
+    """Value indices int64 [count, F], every feature independent and uniform."""
+    return np.stack([rng.integers(0, values, count) for values in COUNTS], 1)
+
+
+def normalized(images: np.ndarray) -> Tensor:
+    """uint8 [N, H, W, 3] to open_clip's float input [N, 3, H, W]."""
+    mean, std = (torch.tensor(each).view(3, 1, 1) for each in (OPENAI_DATASET_MEAN, OPENAI_DATASET_STD))
+    return (torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255 - mean) / std
