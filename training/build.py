@@ -1,9 +1,10 @@
 """The model a stage starts from, locked and wrapped as open_clip's flags say."""
 
 import contextlib
+import copy
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,13 @@ def lock(model: nn.Module, recipe: StageRecipe) -> None:
             raise UserError(
                 "--lock-text: this text tower locks its layer norms with its layers; add --lock-text-freeze-layer-norm"
             ) from None
+
+
+def check_locks(model: nn.Module, stages: Sequence[StageRecipe]) -> None:
+    """Try the locks of all stages on copies: a lock that a tower cannot take shall not stop stage 3 after two days."""
+    for stage in stages:
+        if stage.lock_image or stage.lock_text:
+            lock(copy.deepcopy(model), stage)
 
 
 def wrap(model: nn.Module, recipe: OptimizationRecipe, ranks: Ranks) -> nn.Module:

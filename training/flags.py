@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     """The flags that open_clip does not have."""
     ours = argparse.ArgumentParser(
         prog="mcl-train",
-        usage="mcl-train [flags below] [open_clip's flags] (or: torchrun --nproc_per_node N -m training.main ...)",
+        usage="mcl-train [flags below] [open_clip's flags] (or: torchrun --nproc_per_node N -m training.main -- ...)",
         description="Train all stages of multistage contrastive learning in one job, and fuse them.",
         allow_abbrev=False,
         add_help=False,
@@ -100,6 +100,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
     Raises `UserError` for flags that are unknown, malformed or not supported. Prints both parsers' help and exits for `--help`.
     """
+    # torchrun of Python 3.11 takes --logs for an abbreviation of its own --logs-specs unless a "--" stands before.
+    arguments = [argument for argument in arguments if argument != "--"]
     if {"-h", "--help"} & set(arguments):
         parser().print_help()
         print("\nopen_clip's flags; refused here: " + ", ".join(flag(name) for name in REFUSED))

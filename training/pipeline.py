@@ -5,8 +5,10 @@
 
 import contextlib
 import gc
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,7 +16,7 @@ from mcl_clip.clustering.stage import cluster_stage
 
 from mcl_clip.clustering.pseudo_labels import PseudoLabels, UserLabels
 from mcl_clip.errors import UserError
-from mcl_clip.fusion.files import save_fused
+from mcl_clip.fusion.files import is_fused, read_fused_config, save_fused
 from mcl_clip.fusion.load import fuse
 from mcl_clip.loading.augment import train_transform
 from mcl_clip.loading.loader import GlobalBatchLoader
@@ -23,7 +25,7 @@ from mcl_clip.shards.buckets import write_buckets
 from mcl_clip.shards.index import index_sources
 from mcl_clip.shards.manifest import Manifest
 from mcl_clip.shards.sources import expand_sources, manifest_directory
-from training.build import BuiltModel, build_base, build_from_stage, scratch_seed
+from training.build import BuiltModel, build_base, build_from_stage, check_locks, scratch_seed
 from training.preemption import Preemption
 from training.ranks import Ranks
 from training.recipe import Recipe
@@ -45,28 +47,33 @@ def run(recipe: Recipe, ranks: Ranks, preemption: Preemption) -> None:
     created = ranks.on_first(lambda: claim(directory, recipe))
     if not directory.root.is_dir():
         raise UserError(f"rank {ranks.rank} does not see {directory.root}: --logs must lie on a disk that all machines share")
-    with logging_to(recipe, ranks), _fast_arithmetic(ranks.device):
-        try:
-            source = _index(recipe.data.train_data, recipe, directory.source, ranks)
-            held_out = _index(recipe.reporting.val_data, recipe, directory.validation, ranks)
-            _check(recipe, source)
-            trackers = Trackers(recipe, to_plain(recipe)) if ranks.is_first else None
-            validation = Validation(recipe, held_out, ranks.device)
-        except UserError:
-            release(directory, bool(created))
-            raise
-        ranks.on_first(lambda: commit(directory, recipe))
-        job = _Run(recipe, directory, source, ranks, preemption, trackers, validation)
-        for stage in range(len(recipe.stages)):
-            job.train(stage)
-        if recipe.num_stages:
-            ranks.on_first(job.fuse)
-        if trackers:
-            trackers.close()
+    try:
+        with logging_to(recipe, ranks), _fast_arithmetic(ranks.device):
+            _run(recipe, directory, ranks, preemption)
+    except UserError:
+        release(directory, bool(created))
+        raise
+
+
+def _run(recipe: Recipe, directory: RunDirectory, ranks: Ranks, preemption: Preemption) -> None:
+    source = _index(recipe.data.train_data, recipe, directory.source, ranks)
+    held_out = _index(recipe.reporting.val_data, recipe, directory.validation, ranks)
+    assert source is not None
+    _check(recipe, source)
+    validation = Validation(recipe, held_out, ranks.device)
+    trackers = Trackers(recipe, to_plain(recipe)) if ranks.is_first else None
+    ranks.on_first(lambda: commit(directory, recipe))
+    job = _Job(recipe, directory, source, ranks, preemption, trackers, validation)
+    for stage in range(len(recipe.stages)):
+        job.train(stage)
+    if recipe.num_stages:
+        ranks.on_first(job.fuse)
+    if trackers:
+        trackers.close()
 
 
 @dataclass(frozen=True)
-class _Run:
+class _Job:
     recipe: Recipe
     directory: RunDirectory
     source: Manifest
@@ -83,11 +90,13 @@ class _Run:
         if is_finished(self.directory.model(stage), made_from):
             log.info(f"stage {stage}: finished before, {self.directory.model(stage)}")
             return
+        built = self._build(stage)
+        if stage == 0:
+            check_locks(built.model, self.recipe.stages)
         if data is None:
-            self.ranks.on_first(lambda: save_built(self._build(0), self.directory.model(0), 0, made_from))
+            self.ranks.on_first(partial(save_built, built, self.directory.model(0), 0, made_from))
             log.info(f"stage 0: kept as it is pretrained, {self.directory.model(0)}")
             return
-        built = self._build(stage)
         training = StageTraining(
             recipe=self.recipe,
             stage=stage,
@@ -126,21 +135,27 @@ class _Run:
 
     def _pseudo_labels(self, stage: int) -> PseudoLabels:
         previous: list[Path] = []
-        clustering = self.recipe.clustering
         for earlier in range(stage):
-            if not (self.directory.clusters(earlier) / "clusters.json").exists():
-                log.info(f"stage {earlier}: clustering")
+            self._cluster(earlier, tuple(previous))
+            previous.append(self.directory.clusters(earlier))
+        return PseudoLabels(previous)
+
+    def _cluster(self, stage: int, previous: tuple[Path, ...]) -> None:
+        clustering, out = self.recipe.clustering, self.directory.clusters(stage)
+        if not (out / "clusters.json").exists():
+            log.info(f"stage {stage}: clustering")
+        try:
             cluster_stage(
-                self.directory.model(earlier),
+                self.directory.model(stage),
                 self.source,
-                self.directory.clusters(earlier),
-                k=self.recipe.stages[earlier].clusters,
+                out,
+                k=self.recipe.stages[stage].clusters,
                 text_k=clustering.text_clusters,
                 on=clustering.cluster_on,
                 seed=self.recipe.seed,
                 reservoir=clustering.reservoir,
                 precision=CLUSTER_PRECISION.get(self.recipe.optimization.precision, "bf16"),
-                previous=tuple(previous),
+                previous=previous,
                 keep_features=clustering.keep_features,
                 workers=self.recipe.data.workers,
                 device=str(self.ranks.device),
@@ -149,14 +164,29 @@ class _Run:
                 barrier=self.ranks.barrier,
                 progress=self.ranks.is_first,
             )
-            previous.append(self.directory.clusters(earlier))
-        return PseudoLabels(previous)
+        except UserError:
+            # Too many clusters for this model, say: the same command with fewer shall find a clean place.
+            if self.ranks.is_first and not (out / "clusters.json").exists():
+                shutil.rmtree(out, ignore_errors=True)
+            raise
 
     def fuse(self) -> None:
-        """Fuse all stages into `fused/`."""
+        """Fuse all stages into `fused/`; that of fewer stages, before the run was extended, is replaced."""
         stages = [self.directory.model(stage) for stage in range(len(self.recipe.stages))]
-        save_fused(fuse(stages, fusion=self.recipe.fusion), self.directory.fused)
-        log.info(f"fused model of {len(stages)} stages: {self.directory.fused}")
+        made_from = {"fusion": self.recipe.fusion, "stages": [model_hash(stage) for stage in stages]}
+        fused = self.directory.fused
+        if is_fused(fused):
+            record = read_fused_config(fused)["card"].get("made_from")
+            if record is None:
+                raise UserError(f"{fused} was not written by this run; move it away, or choose another --name")
+            if record == made_from:
+                log.info(f"fused model: finished before, {fused}")
+                return
+        plain = to_plain(self.recipe)
+        flags = {name: plain[name] for name in ("model", "data", "optimization", "clustering", "stages")}
+        card = {"name": self.recipe.name, "recipe": flags, "made_from": made_from}
+        save_fused(fuse(stages, fusion=self.recipe.fusion), fused, card)
+        log.info(f"fused model of {len(stages)} stages: {fused}")
 
     def _first_weights(self, stage: int) -> str:
         init = self.recipe.stages[stage].init

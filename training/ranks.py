@@ -1,7 +1,7 @@
 """The ranks of a job as one value, and how they wait for each other outside of training steps."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -63,12 +63,20 @@ class Ranks:
         self._wait(key)
         return self.store.get(key).decode()
 
+    def mean(self, values: Sequence[float]) -> list[float]:
+        """Elementwise mean over the ranks, which all give equally many values."""
+        if self.world_size == 1:
+            return list(values)
+        total = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(total, group=self.control)
+        return (total / self.world_size).tolist()
+
     def fail(self, error: UserError) -> bool:
         """Tell all ranks of a user error; True on the rank that is to say it, which is the first one if it can."""
         if self.world_size == 1:
             return True
         self.store.set("failed", str(error) or "failed")
-        return self.is_first or not self._comes("told", 10)
+        return self.is_first or not self.comes("told", 10)
 
     def told(self) -> None:
         """The error has been said; the first rank waits a little for the others, who may need its store to learn of it."""
@@ -79,13 +87,14 @@ class Ranks:
         if self.store.add("heard", 1) == self.world_size:
             self.store.set("all-heard", b"1")
         if self.is_first:
-            self._comes("all-heard", 3)
+            self.comes("all-heard", 3)
 
     def is_first_to_say(self, what: str) -> bool:
         """True on the one rank that asks first."""
         return self.world_size == 1 or self.store.add(f"said-{what}", 1) == 1
 
-    def _comes(self, key: str, seconds: float) -> bool:
+    def comes(self, key: str, seconds: float) -> bool:
+        """Whether somebody sets `key` within so many seconds."""
         deadline = time.monotonic() + seconds
         while not self.store.check([key]):
             if time.monotonic() > deadline:
@@ -115,6 +124,11 @@ def join(device: str, backend: str | None, url: str | None, no_set_device_rank: 
 
 
 def leave(ranks: Ranks) -> None:
-    """End the process group that `join` began."""
-    if ranks.world_size > 1 and dist.is_initialized():
-        dist.destroy_process_group()
+    """End the process group that `join` began; the first rank, whose store the others read, goes last."""
+    if ranks.world_size == 1 or not dist.is_initialized():
+        return
+    if ranks.store.add("left", 1) == ranks.world_size:
+        ranks.store.set("all-left", b"1")
+    if ranks.is_first:
+        ranks.comes("all-left", 60)
+    dist.destroy_process_group()

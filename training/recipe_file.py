@@ -1,7 +1,7 @@
 """The recipe as a file: written as recipe.yaml, compared with one, and read as --config."""
 
 import importlib.metadata
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,13 @@ def to_plain(recipe: Recipe) -> dict[str, Any]:
     return {"versions": _versions(), **plain}
 
 
-def differences(saved: Mapping[str, Any], recipe: Recipe) -> Iterator[str]:
-    """What changes results and differs: "optimization.wd 0.2 -> 0.1". More stages than saved are no difference."""
+def differences(
+    saved: Mapping[str, Any], recipe: Recipe, is_fixed: Callable[[int, str], bool] = lambda stage, name: True
+) -> Iterator[str]:
+    """What changes results and differs: "optimization.wd 0.2 -> 0.1". More stages than saved are no difference.
+
+    `is_fixed(stage, name)`: whether anything on disk depends on that setting of the stage already.
+    """
     for group in fields(Recipe):
         new = getattr(recipe, group.name)
         if group.name in GROUPS:
@@ -37,7 +42,8 @@ def differences(saved: Mapping[str, Any], recipe: Recipe) -> Iterator[str]:
         elif group.name == "stages":
             for stage, old in (saved.get("stages") or {}).items():
                 if stage < len(new):
-                    yield from _compare(f"stages.{stage}.", old, asdict(new[stage]), fields(StageRecipe))
+                    compared = [entry for entry in fields(StageRecipe) if is_fixed(stage, entry.name)]
+                    yield from _compare(f"stages.{stage}.", old, asdict(new[stage]), compared)
         elif not group.metadata:
             yield from _compare("", saved, {group.name: new}, [group])
 

@@ -36,7 +36,8 @@ def logging_to(recipe: Recipe, ranks: Ranks) -> Iterator[None]:
         handler.setFormatter(form)
         log.addHandler(handler)
     try:
-        with logging_redirect_tqdm([log]):
+        # The redirection would give a silent rank a console.
+        with logging_redirect_tqdm([log]) if speaks else contextlib.nullcontext():
             yield
     finally:
         for handler in handlers:

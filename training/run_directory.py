@@ -11,7 +11,7 @@ import yaml
 
 from mcl_clip.artifacts import atomic_path
 from mcl_clip.errors import UserError
-from mcl_clip.models.stage_model import model_hash, read_stage_config
+from mcl_clip.models.stage_model import read_stage_config
 from training.recipe import Recipe
 from training.recipe_file import differences, dump
 
@@ -38,6 +38,17 @@ class RunDirectory:
     def clusters(self, stage: int) -> Path:
         """The clusters of the stage's embeddings."""
         return self.stage(stage) / "clusters"
+
+    def is_fixed(self, stage: int, setting: str) -> bool:
+        """Whether something on disk depends on a setting of a stage: its model, or its clusters."""
+        if setting == "clusters":
+            return (self.clusters(stage) / "clusters.json").exists()
+        return self.has_trained(stage)
+
+    def has_trained(self, stage: int) -> bool:
+        """Whether a stage has left a model or a checkpoint."""
+        checkpoints = self.stage(stage) / "checkpoints"
+        return self.model(stage).exists() or (checkpoints.is_dir() and any(checkpoints.glob("step_*.pt")))
 
     def buckets(self, stage: int) -> Path:
         """The buckets that the stage is trained on."""
@@ -71,8 +82,8 @@ def commit(run: RunDirectory, recipe: Recipe) -> None:
 
 
 def release(run: RunDirectory, created: bool) -> None:
-    """Take away a directory that `claim` made, when the run failed before it had a recipe."""
-    if created and not run.recipe.exists():
+    """Take away a directory that `claim` made, when the run failed before anything was trained."""
+    if created and not run.has_trained(0):
         shutil.rmtree(run.root, ignore_errors=True)
 
 
@@ -97,11 +108,6 @@ def refuse_foreign(what: os.PathLike, record: Mapping[str, Any], made_from: Mapp
             )
 
 
-def hash_of_model(directory: Path) -> str:
-    """`model_hash` of a stage directory."""
-    return model_hash(directory)
-
-
 def _short(value: Any) -> str:
     return str(value)[:12]
 
@@ -117,7 +123,7 @@ def _check_owner(run: RunDirectory, recipe: Recipe) -> None:
         saved = yaml.safe_load(run.recipe.read_text())
     except (OSError, yaml.YAMLError) as error:
         raise UserError(f"{run.recipe} cannot be read ({' '.join(str(error).split())}); choose another --name") from None
-    found = list(differences(saved, recipe))
+    found = list(differences(saved, recipe, run.is_fixed))
     if found:
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         raise UserError(

@@ -143,7 +143,9 @@ class StageTraining:
                 gathered = []
 
     def _report(self, epoch: int, result: Any) -> None:
-        row = self.window.close(epoch, self.next_step, self.guard.take(), result)
+        # A rank's loss is its own part of the global one with --local-loss and --siglip.
+        losses = self.ranks.mean(self.guard.take())
+        row = self.window.close(epoch, self.next_step, losses, result)
         if self.ranks.is_first:
             self.metrics.write(row)
             self.trackers.write(f"stage_{self.stage}", row, self.next_step)

@@ -1,0 +1,87 @@
+"""Training jobs in processes of their own that may die: forked from a server which has imported everything once."""
+
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["training.main", "tests.jobs"])
+# Each names a moment at which something on the disk changes or is about to.
+EVENTS = frozenset({"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "os.listdir", "os.scandir"})
+
+
+def start(arguments: Sequence[str], log: Path, rank: int = 0, world_size: int = 1, port: int = 0, die_at: int = 0):
+    """A process that runs the command line as one rank of a job; with `die_at`, SIGKILL at that event of `EVENTS`."""
+    process = _context.Process(target=_train, args=(list(arguments), str(log), rank, world_size, port, die_at))
+    process.start()
+    return process
+
+
+def run_job(arguments: Sequence[str], log: Path, world_size: int = 1, timeout: float = 240) -> list[int]:
+    """Run a job of several ranks to its end; exit statuses by rank, negative for a signal."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ranks = [start(arguments, log, rank, world_size, port) for rank in range(world_size)]
+    return [finish(process, timeout) for process in ranks]
+
+
+def finish(process, timeout: float = 240) -> int:
+    """Wait for a process; its exit status, negative for a signal."""
+    process.join(timeout)
+    if process.is_alive():
+        process.kill()
+        raise TimeoutError("the job did not end")
+    return process.exitcode
+
+
+def wait_for(condition: Callable[[], bool], timeout: float = 120) -> None:
+    """Poll until `condition()`."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError("the job did not get there")
+        time.sleep(0.01)
+
+
+def count_events(arguments: Sequence[str], log: Path) -> int:
+    """Events of `EVENTS` in an uninterrupted run."""
+    counter = _context.Value("q", 0)
+    process = _context.Process(target=_train, args=(list(arguments), str(log), 0, 1, 0, 0, counter))
+    process.start()
+    assert finish(process) == 0, log.read_text()
+    return counter.value
+
+
+def _train(arguments, log, rank, world_size, port, die_at, counter=None) -> None:
+    import torch
+
+    from training.main import main
+
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    torch.set_num_threads(1)
+    if world_size > 1:
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "MASTER_PORT": port}
+        os.environ.update({name: str(value) for name, value in place.items()}, MASTER_ADDR="127.0.0.1")
+    seen = 0
+
+    def watch(event: str, _) -> None:
+        nonlocal seen
+        if event in EVENTS:
+            seen += 1
+            if seen == die_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    if die_at or counter is not None:
+        sys.addaudithook(watch)
+    status = main(arguments)
+    if counter is not None:
+        counter.value = seen
+    sys.exit(status)

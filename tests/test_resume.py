@@ -1,0 +1,105 @@
+"""Killed anywhere and started again with the same command, a run ends with the same bits."""
+
+import os
+import shutil
+import signal
+import time
+
+import numpy as np
+import pytest
+import torch
+
+import mcl_clip
+from tests.jobs import count_events, finish, start, wait_for
+from tests.tiny_runs import command, fingerprint, losses, metrics
+from training import preemption
+from training.main import main
+
+KILLS = 60 if os.environ.get("MCL_TEST_PROFILE") == "long" else 6
+SAVING = ("--mcl-save-steps", "3", "--mcl-keep-checkpoints", "1")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run of two stages that nothing stopped; its directory, results and number of events."""
+    directory = tmp_path_factory.mktemp("whole")
+    events = count_events(command(directory, "--mcl-stages", "2", *SAVING), directory / "log")
+    return directory, fingerprint(directory), events
+
+
+def same_run(whole, directory):
+    """A command over the same tars (whose path is a part of the run) that writes to `directory`."""
+    arguments = command(whole[0], "--mcl-stages", "2", *SAVING)
+    arguments[arguments.index("--logs") + 1] = f"{directory}/runs"
+    return arguments
+
+
+def scores(directory):
+    """Similarities of eight images and eight captions under the fused model."""
+    model, _, tokenizer = mcl_clip.load(directory / "runs/run/fused")
+    images = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return model.get_logits(images, tokenizer([f"caption {number} of shard 1" for number in range(8)]))[0]
+
+
+def assert_same(whole, directory):
+    assert torch.equal(scores(directory), scores(whole[0]))
+    assert fingerprint(directory) == whole[1]
+    for stage in range(3):
+        assert losses(directory, stage) == losses(whole[0], stage)
+
+
+def test_killed_at_random_points_a_run_ends_with_the_same_bits(whole, tmp_path):
+    events = whole[2]
+    assert events > 200
+    # Runs that are killed again and again, each a little further on than the last, until one goes through.
+    for attempt in range(max(KILLS // 6, 1)):
+        directory = tmp_path / str(attempt)
+        generator = np.random.Generator(np.random.Philox((attempt, events)))
+        for die_at in generator.integers(1, events // 2, min(KILLS, 6)):
+            process = start(same_run(whole, directory), tmp_path / "log", die_at=int(die_at))
+            if finish(process) == 0:
+                break
+            assert process.exitcode == -signal.SIGKILL, (tmp_path / "log").read_text()
+        process = start(same_run(whole, directory), tmp_path / "log")
+        assert finish(process) == 0, (tmp_path / "log").read_text()
+        assert_same(whole, directory)
+        shutil.rmtree(directory)
+
+
+def test_killed_in_a_step_and_in_a_save(whole, tmp_path):
+    def killed_when(condition):
+        process = start(same_run(whole, tmp_path), tmp_path / "log")
+        wait_for(lambda: condition() or not process.is_alive())
+        process.kill()
+        finish(process)
+
+    rows = tmp_path / "runs/run/stage_1/metrics.jsonl"
+    killed_when(lambda: rows.exists() and rows.read_text().count("\n") > 4)
+    killed_when(lambda: any((tmp_path / "runs/run").glob("stage_*/checkpoints/.*.tmp")))
+    assert finish(start(same_run(whole, tmp_path), tmp_path / "log")) == 0, (tmp_path / "log").read_text()
+    assert_same(whole, tmp_path)
+
+
+def test_a_finished_run_is_not_touched_again(whole):
+    before = {path: path.stat().st_mtime_ns for path in (whole[0] / "runs").rglob("*.safetensors")}
+    assert main(command(whole[0], "--mcl-stages", "2", *SAVING)) == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert fingerprint(whole[0]) == whole[1]
+
+
+def test_sigterm_saves_and_ends_within_30_seconds_with_its_own_status(whole, tmp_path):
+    arguments = [*same_run(whole, tmp_path), "--save-frequency", "0", "--mcl-save-steps", "0"]
+    process = start(arguments, tmp_path / "log")
+    rows = tmp_path / "runs/run/stage_0/metrics.jsonl"
+    wait_for(lambda: rows.exists() and rows.read_text().count("\n") > 4)
+    begun = time.monotonic()
+    process.terminate()
+    assert finish(process) == preemption.STATUS, (tmp_path / "log").read_text()
+    assert time.monotonic() - begun < 30
+    if not (tmp_path / "runs/run/stage_0/model").exists():  # the signal may come after the last step
+        assert list((tmp_path / "runs/run/stage_0/checkpoints").glob("step_*.pt"))
+    assert "the same command goes on" in (tmp_path / "log").read_text()
+    assert main(same_run(whole, tmp_path)) == 0
+    assert_same(whole, tmp_path)
+    assert len(metrics(tmp_path)) == len(metrics(whole[0]))

@@ -1,0 +1,346 @@
+"""Whole runs in this process: models, stages, flags, bad input."""
+
+import json
+import logging
+import os
+import random
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+import yaml
+
+import mcl_clip
+from mcl_clip.models.stage_model import load_stage_model, model_hash
+from mcl_clip.shards.manifest import Manifest
+from tests.tars import image_bytes, write_shards, write_tar
+from tests.tiny_runs import command, fingerprint, losses, metrics
+from training import health
+from training.main import main
+
+
+def fails(capfd, arguments) -> str:
+    """The one line on stderr of a command that ends with status 2."""
+    capfd.readouterr()
+    assert main(arguments) == 2
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def state(directory, stage):
+    return load_stage_model(directory / f"runs/run/stage_{stage}/model")[0].state_dict()
+
+
+def moved(directory, first, second, part) -> bool:
+    """Whether any tensor whose name starts with `part` differs between two stages."""
+    a, b = state(directory, first), state(directory, second)
+    return any(not torch.equal(a[name], b[name]) for name in a if name.startswith(part))
+
+
+@pytest.mark.parametrize("kind", ["vit", "resnet", "timm", "siglip"])
+def test_two_stages_and_the_fused_model_of_every_kind(tmp_path, kind):
+    flags = ["--siglip"] if kind == "siglip" else []
+    arguments = command(
+        tmp_path, "--mcl-stages", "1", "--epochs", "1", *flags, kind="vit" if kind == "siglip" else kind, samples=24
+    )
+    assert main(arguments) == 0
+    run = tmp_path / "runs/run"
+    for stage in (0, 1):
+        model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{run}/stage_{stage}/model")
+        size = model.visual.image_size
+        features = model.eval().encode_image(torch.zeros(2, 3, *(size if isinstance(size, tuple) else (size, size))))
+        assert features.shape == (2, 16) and torch.isfinite(features).all()
+        assert (model.logit_bias is not None) == (kind == "siglip")
+    assert moved(tmp_path, 0, 1, "visual.") and moved(tmp_path, 0, 1, "transformer.")
+    fused, _, tokenizer = mcl_clip.load(run / "fused")
+    assert fused.num_stages == 2 and fused.encode_text(tokenizer(["a caption"])).shape == (1, 32)
+    rows = metrics(tmp_path, 1)
+    assert {"loss", "negatives_mean", "samples_per_s", "data_wait_s", "lr", "logit_scale", "memory_gib"} <= rows[0].keys()
+    assert all(np.isfinite(row["loss"]) for row in rows)
+    # Negatives come from the sample's own bucket: fewer than a whole batch would give wherever buckets share one.
+    assert min(row["negatives_mean"] for row in rows) < 15 and rows[0]["negatives_mean"] <= 15
+
+
+def test_a_vit_stage_loads_and_encodes_where_mcl_clip_is_never_imported(tmp_path):
+    assert main(command(tmp_path, "--epochs", "1")) == 0
+    script = (
+        "import sys, torch, open_clip\n"
+        f"model, _, preprocess = open_clip.create_model_and_transforms('local-dir:{tmp_path}/runs/run/stage_0/model')\n"
+        "from PIL import Image\n"
+        "print(tuple(model.encode_image(preprocess(Image.new('RGB', (20, 30)))[None]).shape), 'mcl_clip' in sys.modules)"
+    )
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert shown.stdout.strip().endswith("(1, 16) False")
+
+
+def test_stages_start_from_the_base_the_previous_stage_or_scratch(tmp_path):
+    config = tmp_path / "c.yaml"
+    config.write_text("stages:\n  1: {init: base, lr: 0}\n  2: {init: previous, lr: 0}\n  3: {init: scratch, lr: 0}\n")
+    assert main(command(tmp_path, "--epochs", "1", "--mcl-stages", "3", "--config", str(config), "--wd", "0")) == 0
+    assert not moved(tmp_path, 0, 1, "") and not moved(tmp_path, 1, 2, "")
+    assert moved(tmp_path, 0, 3, "visual.") and moved(tmp_path, 0, 3, "transformer.")
+
+
+def test_locks_epochs_and_clusters_by_stage(tmp_path):
+    (tmp_path / "c.yaml").write_text(
+        "stages:\n  0: {clusters: 3}\n"
+        "  1: {epochs: 3, lock_image: true, lock_image_unlocked_groups: 2, lock_text: true, lock_text_freeze_layer_norm: true}\n"
+    )
+    assert main(command(tmp_path, "--epochs", "1", "--mcl-stages", "1", "--config", str(tmp_path / "c.yaml"))) == 0
+    assert not moved(tmp_path, 0, 1, "transformer.") and not moved(tmp_path, 0, 1, "token_embedding")
+    assert not moved(tmp_path, 0, 1, "visual.conv1") and moved(tmp_path, 0, 1, "visual.transformer.resblocks.1")
+    assert metrics(tmp_path, 1)[-1]["epoch"] == 2
+    assert json.loads((tmp_path / "runs/run/stage_0/clusters/clusters.json").read_text())["k"] == 3
+    assert mcl_clip.load(tmp_path / "runs/run/fused")[0].shares_text_tower
+
+
+def test_stage_0_may_be_pretrained_and_kept(tmp_path):
+    assert main(command(tmp_path, "--epochs", "1")) == 0
+    base = tmp_path / "runs/run/stage_0/model"
+    arguments = command(tmp_path, "--epochs", "1", "--mcl-stages", "1", "--mcl-base", "auto", "--name", "second")
+    arguments[arguments.index("--model") + 1] = f"local-dir:{base}"
+    assert main(arguments) == 0
+    kept = tmp_path / "runs/second/stage_0"
+    assert not (kept / "metrics.jsonl").exists() and (tmp_path / "runs/second/stage_1/metrics.jsonl").exists()
+    first, second = (load_stage_model(path)[0].state_dict() for path in (base, kept / "model"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_more_stages_extend_a_run_and_fewer_are_refused(tmp_path, capfd):
+    assert main(command(tmp_path, "--epochs", "1")) == 0
+    before = fingerprint(tmp_path)
+    assert main(command(tmp_path, "--epochs", "1", "--mcl-stages", "1")) == 0
+    assert fingerprint(tmp_path).items() >= before.items()
+    assert main(command(tmp_path, "--epochs", "1", "--mcl-stages", "2")) == 0
+    assert mcl_clip.load(tmp_path / "runs/run/fused")[0].num_stages == 3
+    assert "2 stages" in fails(capfd, command(tmp_path, "--epochs", "1"))
+
+
+def test_index_only_buckets_write_no_tars_and_train_the_same(tmp_path):
+    assert main(command(tmp_path, "--epochs", "1", "--mcl-stages", "1")) == 0
+    assert main(command(tmp_path, "--epochs", "1", "--mcl-stages", "1", "--mcl-index-only", "--name", "index")) == 0
+    assert Manifest.load(tmp_path / "runs/index/stage_1/buckets").kind == "index-only"
+    assert not list((tmp_path / "runs/index").rglob("*.tar")) and list((tmp_path / "runs/run").rglob("*.tar"))
+    tars, index = (model_hash(tmp_path / f"runs/{name}/stage_1/model") for name in ("run", "index"))
+    assert tars == index
+
+
+def test_accumulation_gives_the_losses_of_one_large_batch(tmp_path):
+    assert main(command(tmp_path, "--mcl-stages", "1")) == 0
+    arguments = command(tmp_path, "--mcl-stages", "1", "--accum-freq", "4", "--name", "other")
+    arguments[arguments.index("--batch-size") + 1] = "4"
+    assert main(arguments) == 0
+    for stage in (0, 1):
+        other = [json.loads(row)["loss"] for row in (tmp_path / f"runs/other/stage_{stage}/metrics.jsonl").open()]
+        assert other == pytest.approx(losses(tmp_path, stage), rel=1e-4)
+
+
+def test_dropout_is_a_function_of_the_step(tmp_path):
+    """Resumed in the middle, patch dropout draws what it would have drawn."""
+    flags = ("--force-patch-dropout", "0.5", "--mcl-save-steps", "5", "--mcl-keep-checkpoints", "9")
+    assert main(command(tmp_path, *flags)) == 0
+    before, seen = fingerprint(tmp_path), losses(tmp_path)
+    checkpoints = sorted((tmp_path / "runs/run/stage_0/checkpoints").iterdir())
+    for later in checkpoints[1:]:
+        later.unlink()
+    for file in (tmp_path / "runs/run/stage_0/model").iterdir():
+        file.unlink()
+    torch.rand(3)
+    assert main(command(tmp_path, *flags)) == 0
+    assert fingerprint(tmp_path) == before and losses(tmp_path) == seen
+
+
+def test_labels_of_the_user_take_the_place_of_clusters(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    arguments = command(tmp_path, "--epochs", "1", "--mcl-stages", "1", "--config", str(tmp_path / "c.yaml"))
+    rows = [(f"{shard:05d}", f"{shard:05d}{sample:04d}", "even" if sample % 2 else "odd") for shard in range(3) for sample in range(40)]
+    shard, key, label = zip(*rows, strict=True)
+    pq.write_table(pa.table({"shard": shard, "key": key, "label": label}), tmp_path / "labels.parquet")
+    (tmp_path / "c.yaml").write_text(f"stages: {{1: {{labels: {tmp_path}/labels.parquet}}}}\n")
+    assert main(arguments) == 0
+    assert Manifest.load(tmp_path / "runs/run/stage_1/buckets").label_paths == ["even", "odd"]
+    assert not (tmp_path / "runs/run/stage_0/clusters").exists()
+
+
+def test_validation_and_tensorboard(tmp_path):
+    flags = ("--val-data", f"{tmp_path}/held-out", "--report-to", "tensorboard", "--val-num-samples", "30")
+    write_shards(tmp_path / "held-out", 2, 20, seed=9, size=24)
+    assert main(command(tmp_path, *flags)) == 0
+    rows = [json.loads(line) for line in (tmp_path / "runs/run/stage_0/validation.jsonl").open()]
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert rows[0]["num_samples"] == 30 and 0 <= rows[0]["image_to_text_R@1"] <= rows[0]["image_to_text_R@10"] <= 1
+    assert list((tmp_path / "runs/run/tensorboard").iterdir())
+    weights = fingerprint(tmp_path)["stage_0/model/open_clip_model.safetensors"]
+    assert main(command(tmp_path, "--name", "plain")) == 0
+    plain = model_hash(tmp_path / "runs/plain/stage_0/model")
+    assert model_hash(tmp_path / "runs/run/stage_0/model") == plain, weights
+
+
+def test_timm_optimizer_cooldown_and_fp16_autocast(tmp_path):
+    flags = "--opt timm/adamw --lr-scheduler const-cooldown --epochs-cooldown 1 --precision amp --grad-checkpointing"
+    assert main(command(tmp_path, *flags.split(), "--beta1", "0.9", "--grad-clip-norm", "1")) == 0
+    assert losses(tmp_path)[-1] < losses(tmp_path)[0]
+
+
+def test_a_run_leaves_nothing_behind_in_the_process(tmp_path):
+    def global_state():
+        handlers = {name: list(logging.getLogger(name).handlers) for name in ("mcl_clip", "mcl_clip.training")}
+        return signal.getsignal(signal.SIGTERM), handlers, random.getstate(), str(np.random.get_state())
+
+    arguments = command(tmp_path, "--epochs", "1", "--mcl-stages", "1")
+    before = global_state()
+    assert main(arguments) == 0
+    first = fingerprint(tmp_path)
+    again = tmp_path / "again"
+    assert main([*arguments, "--logs", str(again / "runs")]) == 0
+    assert global_state() == before and not torch.distributed.is_initialized()
+    same = {name: value for name, value in fingerprint(again).items() if not name.startswith("fused/")}
+    assert same.items() <= first.items()
+
+
+def test_a_loss_that_is_no_number_stops_with_the_step_and_the_keys(tmp_path, capfd, monkeypatch):
+    from training import step as step_module
+
+    def poisoned(self, batch):
+        value = original(self, batch)
+        return value * float("nan") if batch.step == 3 else value
+
+    original = step_module.TrainingStep._backward_one
+    arguments = command(tmp_path, "--mcl-save-steps", "1", "--mcl-keep-checkpoints", "9")
+    with monkeypatch.context() as patch:
+        patch.setattr(step_module.TrainingStep, "_backward_one", poisoned)
+        assert main(arguments) == health.STATUS
+    line = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(line) == 1 and "step 3" in line[0] and "loss is nan" in line[0] and "0000" in line[0]
+    keys = json.loads((tmp_path / "runs/run/stage_0/non_finite_rank_0.json").read_text())["keys"]
+    assert len(keys) == 16 and all(key.split("/")[0] in ("00000", "00001", "00002") for key in keys)
+    saved = sorted(path.name for path in (tmp_path / "runs/run/stage_0/checkpoints").iterdir())
+    assert saved == [f"step_{step:08d}.pt" for step in (1, 2, 3)]
+    assert main(arguments) == 0
+
+
+def test_broken_weights_are_never_saved(tmp_path, capfd, monkeypatch):
+    from training import step as step_module
+
+    def broken(self):
+        original(self)
+        with torch.no_grad():
+            next(self.core.parameters()).fill_(float("inf"))
+
+    original = step_module.TrainingStep._update
+    monkeypatch.setattr(step_module.TrainingStep, "_update", broken)
+    assert main(command(tmp_path, "--mcl-save-steps", "1")) == health.STATUS
+    assert not (tmp_path / "runs/run/stage_0/checkpoints").exists()
+
+
+def test_recipe_yaml_is_written_and_makes_the_same_run(tmp_path):
+    assert main(command(tmp_path, "--epochs", "1", "--mcl-stages", "1")) == 0
+    recipe = yaml.safe_load((tmp_path / "runs/run/recipe.yaml").read_text())
+    assert recipe["versions"]["open_clip_torch"] == open_clip.__version__
+    assert recipe["optimization"]["beta2"] == 0.98 and recipe["data"]["global_batch"] == 16
+    assert main(["--config", f"{tmp_path}/runs/run/recipe.yaml", "--name", "second", "--device", "cpu"]) == 0
+    assert model_hash(tmp_path / "runs/second/stage_1/model") == model_hash(tmp_path / "runs/run/stage_1/model")
+
+
+class TestBadInput:
+    def test_no_shards_match(self, tmp_path, capfd):
+        line = fails(capfd, command(tmp_path, "--train-data", f"{tmp_path}/nowhere/*.tar"))
+        assert "nowhere" in line and "--train-data" in line
+        assert not (tmp_path / "runs/run").exists()
+
+    def test_a_shard_with_no_captions(self, tmp_path, capfd):
+        arguments = command(tmp_path)
+        write_tar(tmp_path / "tars/00003.tar", [(f"{n}.jpg", image_bytes(n)) for n in range(5)])
+        assert "00003" in fails(capfd, arguments)
+        assert not (tmp_path / "runs/run").exists()
+
+    @pytest.mark.skipif(os.geteuid() == 0 and not os.path.isdir("/proc/1"), reason="needs a place nobody can write")
+    def test_an_unwritable_run_directory(self, tmp_path, capfd):
+        assert "--logs" in fails(capfd, command(tmp_path, "--logs", "/proc/1"))
+
+    def test_the_run_directory_is_a_file(self, tmp_path, capfd):
+        (tmp_path / "runs").mkdir()
+        (tmp_path / "runs/run").write_text("mine")
+        assert "--name" in fails(capfd, command(tmp_path))
+        assert (tmp_path / "runs/run").read_text() == "mine"
+
+    def test_a_name_that_holds_another_recipe(self, tmp_path, capfd):
+        assert main(command(tmp_path, "--epochs", "1")) == 0
+        before = fingerprint(tmp_path)
+        line = fails(capfd, command(tmp_path, "--epochs", "1", "--wd", "0.1"))
+        assert "optimization.wd 0.2 -> 0.1" in line and "--name" in line
+        (tmp_path / "runs/other").mkdir()
+        (tmp_path / "runs/other/thesis.tex").write_text("mine")
+        assert "thesis.tex" in fails(capfd, command(tmp_path, "--name", "other"))
+        assert fingerprint(tmp_path) == before
+
+    def test_more_clusters_than_samples(self, tmp_path, capfd):
+        line = fails(capfd, command(tmp_path, "--mcl-stages", "1", "--mcl-clusters", "121"))
+        assert "--mcl-clusters 121" in line and "120 samples" in line
+        assert not (tmp_path / "runs/run").exists()
+
+    def test_fewer_samples_than_a_global_batch(self, tmp_path, capfd):
+        assert "--batch-size" in fails(capfd, command(tmp_path, "--batch-size", "128"))
+        assert not (tmp_path / "runs/run").exists()
+
+    def test_changed_data_is_refused(self, tmp_path, capfd):
+        assert main(command(tmp_path, "--epochs", "1")) == 0
+        write_shards(tmp_path / "tars", 3, 41, size=24)
+        assert "00000.tar" in fails(capfd, command(tmp_path, "--epochs", "1", "--mcl-stages", "1"))
+
+    def test_a_model_that_was_put_there_is_refused(self, tmp_path, capfd):
+        assert main(command(tmp_path, "--epochs", "1", "--mcl-stages", "1")) == 0
+        model = tmp_path / "runs/run/stage_0/model/open_clip_config.json"
+        config = json.loads(model.read_text())
+        config.pop("mcl_clip")
+        model.write_text(json.dumps(config))
+        assert "stage_0/model" in fails(capfd, command(tmp_path, "--epochs", "1", "--mcl-stages", "1"))
+
+    @pytest.mark.parametrize(
+        ("flags", "message"),
+        [
+            (["--model", "No-Such-Model"], "No-Such-Model"),
+            (["--model", "ViT-B-32", "--pretrained", "no-such-tag"], "no-such-tag"),
+            (["--model", "coca_ViT-B-32"], "CoCa"),
+            (["--lock-text"], "--lock-text-freeze-layer-norm"),
+            (["--opt", "timm/no-such-optimizer", "--beta1", "0.9"], "--opt timm/no-such-optimizer"),
+            (["--imagenet-val", "/nowhere"], "--imagenet-val"),
+            (["--val-data", "/nowhere"], "/nowhere"),
+            (["--horovod"], "--horovod"),
+        ],
+    )
+    def test_flags_that_cannot_be(self, tmp_path, capfd, flags, message):
+        assert message in fails(capfd, command(tmp_path, *flags))
+        assert not (tmp_path / "runs/run").exists()
+
+    def test_locks_of_later_stages_are_tried_before_the_first_is_trained(self, tmp_path, capfd):
+        (tmp_path / "c.yaml").write_text("stages: {1: {lock_text: true}}")
+        line = fails(capfd, command(tmp_path, "--mcl-stages", "1", "--config", f"{tmp_path}/c.yaml"))
+        assert "--lock-text-freeze-layer-norm" in line and not (tmp_path / "runs/run").exists()
+
+    def test_clusters_may_be_changed_until_they_are_made(self, tmp_path, capfd):
+        arguments = command(tmp_path, "--epochs", "1", "--mcl-stages", "1", "--mcl-clusters", "120")
+        assert "--mcl-clusters" in fails(capfd, [*arguments, "--lr", "0", "--wd", "0", "--mcl-reservoir", "50"])
+        before = (tmp_path / "runs/run/stage_0/model/open_clip_model.safetensors").stat().st_mtime_ns
+        assert main([*arguments, "--lr", "0", "--wd", "0", "--mcl-reservoir", "50", "--mcl-clusters", "2"]) == 0
+        assert (tmp_path / "runs/run/stage_0/model/open_clip_model.safetensors").stat().st_mtime_ns == before
+        line = fails(capfd, [*arguments, "--lr", "0", "--wd", "0", "--mcl-reservoir", "50", "--mcl-clusters", "3"])
+        assert "stages.0.clusters 2 -> 3" in line
+
+    def test_a_partial_lock_of_a_resnet(self, tmp_path, capfd):
+        line = fails(capfd, command(tmp_path, "--lock-image", "--lock-image-unlocked-groups", "1", kind="resnet"))
+        assert "--lock-image-unlocked-groups 1" in line
+
+    def test_weights_of_another_architecture(self, tmp_path, capfd):
+        torch.save({"weight": torch.zeros(1)}, tmp_path / "weights.pt")
+        arguments = command(tmp_path, "--model", "mcl-tiny-vit", "--pretrained", str(tmp_path / "weights.pt"))
+        assert "weights.pt" in fails(capfd, arguments)
+
+
