@@ -88,9 +88,7 @@ def _measure(options: argparse.Namespace, folder: Path) -> dict:
         "copy_s": [round(seconds, 3) for seconds in copies],
         "mib": round(size / MIB, 1),
         "samples": source.num_samples,
-        **{
-            name: getattr(options, name) for name in ("sample_kib", "labels", "shard_size", "workers", "seed")
-        },
+        **{name: getattr(options, name) for name in ("sample_kib", "labels", "shard_size", "workers", "seed")},
     }
 
 

@@ -46,7 +46,9 @@ def training_command(data: Path, run: Path, size: Size, seed: int) -> list[str]:
         "name": run.name,
     }
     words = [word for name, value in values.items() for word in (f"--{name}", str(value))]
-    return [sys.executable, "-m", "training.main", *words]
+    # Crops of 32 pixels are resampled, and textures of two pixels would not survive that.
+    whole = ["--aug-cfg", "scale=(1.0,1.0)", "ratio=(1.0,1.0)"]
+    return [sys.executable, "-m", "training.main", *words, *whole]
 
 
 def score(run: Path, data: Path, progress: bool) -> None:
@@ -85,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     progress = sys.stderr.isatty()
     data = generate(run.with_name(f"{run.name}-data"), size, args.seed, progress)
     command = training_command(data, run, size, args.seed)
-    print("$ " + " ".join(["python", *(f"'{word}'" if "{" in word else word for word in command[1:])]), flush=True)
+    print("$ " + " ".join(["python", *(f"'{word}'" if set("{(") & set(word) else word for word in command[1:])]), flush=True)
     finished = subprocess.run(command, env=os.environ | {"PYTHONUNBUFFERED": "1"})
     if finished.returncode:
         raise UserError(f"training ended with status {finished.returncode}; its own message stands above")

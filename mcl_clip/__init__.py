@@ -3,6 +3,8 @@
 import os
 from typing import Any
 
+from mcl_clip import models as models  # open_clip knows the demo's towers after this
+
 __version__ = "0.1.0"
 __all__ = ["load"]
 

@@ -12,7 +12,9 @@ from pathlib import Path
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["training.main", "tests.jobs"])
 # Each names a moment at which something on the disk changes or is about to.
-EVENTS = frozenset({"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "os.listdir", "os.scandir"})
+EVENTS = frozenset(
+    {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "os.listdir", "os.scandir"}
+)
 
 
 def start(arguments: Sequence[str], log: Path, rank: int = 0, world_size: int = 1, port: int = 0, die_at: int = 0):

@@ -1,5 +1,7 @@
 """The demo's towers are ordinary models for open_clip and timm."""
 
+import subprocess
+import sys
 import open_clip
 import pytest
 import timm
@@ -63,3 +65,8 @@ def test_image_tower_locks_by_groups():
     assert any(name.startswith("head") for name in trained)
     assert any(name.startswith("trunk.blocks.3") for name in trained)
     assert not any(name.startswith(("trunk.blocks.0", "trunk.blocks.1")) for name in trained)
+
+
+def test_importing_the_package_is_enough() -> None:
+    code = "import open_clip, mcl_clip; open_clip.create_model('mcl-tiny-conv')"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0

@@ -60,7 +60,9 @@ def test_two_stages_and_the_fused_model_of_every_kind(tmp_path, kind):
     fused, _, tokenizer = mcl_clip.load(run / "fused")
     assert fused.num_stages == 2 and fused.encode_text(tokenizer(["a caption"])).shape == (1, 32)
     rows = metrics(tmp_path, 1)
-    assert {"loss", "negatives_mean", "samples_per_s", "data_wait_s", "lr", "logit_scale", "memory_gib"} <= rows[0].keys()
+    assert {"loss", "negatives_mean", "samples_per_s", "data_wait_s", "lr", "logit_scale", "memory_gib"} <= rows[
+        0
+    ].keys()
     assert all(np.isfinite(row["loss"]) for row in rows)
     # Negatives come from the sample's own bucket: fewer than a whole batch would give wherever buckets share one.
     assert min(row["negatives_mean"] for row in rows) < 15 and rows[0]["negatives_mean"] <= 15
@@ -160,7 +162,11 @@ def test_labels_of_the_user_take_the_place_of_clusters(tmp_path):
     import pyarrow.parquet as pq
 
     arguments = command(tmp_path, "--epochs", "1", "--mcl-stages", "1", "--config", str(tmp_path / "c.yaml"))
-    rows = [(f"{shard:05d}", f"{shard:05d}{sample:04d}", "even" if sample % 2 else "odd") for shard in range(3) for sample in range(40)]
+    rows = [
+        (f"{shard:05d}", f"{shard:05d}{sample:04d}", "even" if sample % 2 else "odd")
+        for shard in range(3)
+        for sample in range(40)
+    ]
     shard, key, label = zip(*rows, strict=True)
     pq.write_table(pa.table({"shard": shard, "key": key, "label": label}), tmp_path / "labels.parquet")
     (tmp_path / "c.yaml").write_text(f"stages: {{1: {{labels: {tmp_path}/labels.parquet}}}}\n")
@@ -342,5 +348,3 @@ class TestBadInput:
         torch.save({"weight": torch.zeros(1)}, tmp_path / "weights.pt")
         arguments = command(tmp_path, "--model", "mcl-tiny-vit", "--pretrained", str(tmp_path / "weights.pt"))
         assert "weights.pt" in fails(capfd, arguments)
-
-

@@ -82,7 +82,9 @@ def test_under_torchrun_a_rank_that_dies_ends_the_job_and_the_same_command_goes_
 
 def _rank_of(parent: int, rank: int) -> int:
     """Process of a rank below torchrun's, by its environment."""
-    for children in (open(f"/proc/{parent}/task/{task}/children").read() for task in os.listdir(f"/proc/{parent}/task")):
+    for children in (
+        open(f"/proc/{parent}/task/{task}/children").read() for task in os.listdir(f"/proc/{parent}/task")
+    ):
         for child in children.split():
             if f"\0RANK={rank}\0".encode() in b"\0" + open(f"/proc/{child}/environ", "rb").read():
                 return int(child)

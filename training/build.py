@@ -48,7 +48,9 @@ def build_base(recipe: ModelRecipe, precision: str, seed: int, device: torch.dev
             force_quick_gelu=recipe.force_quick_gelu,
             force_custom_text=recipe.force_custom_text,
             force_patch_dropout=recipe.force_patch_dropout,
-            force_image_size=tuple(recipe.force_image_size) if isinstance(recipe.force_image_size, list) else recipe.force_image_size,
+            force_image_size=tuple(recipe.force_image_size)
+            if isinstance(recipe.force_image_size, list)
+            else recipe.force_image_size,
             force_context_length=recipe.force_context_length,
             image_mean=recipe.image_mean,
             image_std=recipe.image_std,
@@ -65,12 +67,18 @@ def build_base(recipe: ModelRecipe, precision: str, seed: int, device: torch.dev
     return BuiltModel(model, model_cfg, dict(model.visual.preprocess_cfg), tokenizer)
 
 
-def build_from_stage(directory: Path, precision: str, device: torch.device, scratch_seed: int | None = None) -> BuiltModel:
+def build_from_stage(
+    directory: Path, precision: str, device: torch.device, scratch_seed: int | None = None
+) -> BuiltModel:
     """A model of a stage directory's architecture with its weights, or with new ones drawn from `scratch_seed`."""
     config = read_stage_config(directory)
     with _user_errors(str(directory)), seeded(scratch_seed or 0, device):
         model = open_clip.create_model(
-            f"local-dir:{directory}", precision=precision, device=device, output_dict=True, load_weights=scratch_seed is None
+            f"local-dir:{directory}",
+            precision=precision,
+            device=device,
+            output_dict=True,
+            load_weights=scratch_seed is None,
         )
         tokenizer = open_clip.get_tokenizer(f"local-dir:{directory}")
     return BuiltModel(model, config["model_cfg"], config["preprocess_cfg"], tokenizer)
@@ -167,7 +175,9 @@ def _model_cfg(recipe: ModelRecipe) -> dict[str, Any]:
         if config is None:
             raise UserError(f"--model {recipe.model} is not known to open_clip; see open_clip.list_models()")
     if "multimodal_cfg" in config:
-        raise UserError(f"--model {recipe.model} also generates captions (CoCa); mcl_clip trains contrastive models only")
+        raise UserError(
+            f"--model {recipe.model} also generates captions (CoCa); mcl_clip trains contrastive models only"
+        )
     if recipe.force_patch_dropout is not None:
         config["vision_cfg"]["patch_dropout"] = recipe.force_patch_dropout
     return {**config, **_sigmoid_start(recipe)}

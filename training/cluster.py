@@ -81,8 +81,8 @@ def _source(options: argparse.Namespace, ranks: Ranks) -> Manifest:
 def _report(clusters: Clusters, compare: str | None) -> None:
     info = clusters.info
     print(
-        f"{clusters.directory}: {info['samples']} samples in {clusters.k} clusters of {min(info['sizes'])} to "
-        f"{max(info['sizes'])}, mean squared distance {info['mean_squared_distance']:.4f}, "
+        f"{clusters.directory}: {info['samples']} samples in {clusters.k} clusters of {min(info['sizes'])} "
+        f"to {max(info['sizes'])}, mean squared distance {info['mean_squared_distance']:.4f}, "
         f"{info['failed']['count']} failed"
     )
     for earlier in info["previous_stages"]:
@@ -113,8 +113,8 @@ def _parser() -> argparse.ArgumentParser:
         "--mcl-reservoir",
         type=int,
         default=1_000_000,
-        help="most samples k-means is fitted on; rank 0 holds samples x dimension x 4 bytes of them, 2.0 GB for "
-        "the default at dimension 512. Data that fits takes one pass over the images, other data a second "
+        help="most samples k-means is fitted on; rank 0 holds samples x dimension x 4 bytes of them, 2.0 GB "
+        "for the default at dimension 512. Data that fits takes one pass over the images, other data two "
         "(default 1000000)",
     )
     add("--mcl-keep-features", action="store_true", help="keep the embeddings beside the labels, fp16")

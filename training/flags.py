@@ -37,7 +37,10 @@ REFUSED: dict[str, str] = {
 
 _REFUSED_VALUES = {
     "dataset_type": ({"auto", "webdataset"}, "mcl_clip reads tars only; pack loose files with img2dataset"),
-    "resume": ({None, "latest"}, "a run resumes from its own directory; to start from other weights use --pretrained PATH"),
+    "resume": (
+        {None, "latest"},
+        "a run resumes from its own directory; to start from other weights use --pretrained PATH",
+    ),
     "lr_scheduler": ({"cosine", "const", "const-cooldown"}, "choose cosine, const or const-cooldown"),
 }
 
@@ -52,7 +55,10 @@ def parser() -> argparse.ArgumentParser:
         add_help=False,
     )
     add = ours.add_argument_group("multistage contrastive learning").add_argument
-    add("--config", help="YAML recipe: flags by name, and per-stage overrides under 'stages'; a run's recipe.yaml will do")
+    add(
+        "--config",
+        help="YAML recipe: flags by name, and per-stage overrides under 'stages'; a run's recipe.yaml will do",
+    )
     add("--mcl-stages", type=int, default=0, help="stages after stage 0; 0 is plain open_clip training (default 0)")
     add("--mcl-clusters", type=int, default=10, help="k-means clusters of each stage's embeddings (default 10)")
     add(
@@ -63,22 +69,50 @@ def parser() -> argparse.ArgumentParser:
         "--mcl-init", choices=["base", "previous", "scratch"], default="base",
         help="weights that stage 1, 2, ... start from: stage 0's, the stage before's, or new ones (default base)",
     )  # fmt: skip
-    add("--mcl-cluster-on", choices=["image", "text", "image-text"], default="image", help="embeddings to cluster (default image)")
-    add("--mcl-text-clusters", type=int, default=None, help="clusters of the text with image-text (default: --mcl-clusters)")
+    add(
+        "--mcl-cluster-on",
+        choices=["image", "text", "image-text"],
+        default="image",
+        help="embeddings to cluster (default image)",
+    )
+    add(
+        "--mcl-text-clusters",
+        type=int,
+        default=None,
+        help="clusters of the text with image-text (default: --mcl-clusters)",
+    )
     add("--mcl-reservoir", type=int, default=1_000_000, help="most samples that k-means is fitted on (default 1000000)")
     add("--mcl-keep-features", action="store_true", help="keep the clustered embeddings (fp16) beside the labels")
-    add("--mcl-index-only", action="store_true", help="write no bucket tars: index shards that point into the source tars")
+    add(
+        "--mcl-index-only",
+        action="store_true",
+        help="write no bucket tars: index shards that point into the source tars",
+    )
     add("--mcl-shard-size", type=int, default=1000, help="samples of a bucket shard (default 1000)")
     add(
         "--mcl-leftovers", choices=["pack", "drop"], default="pack",
         help="what a bucket leaves after its full batches: packed with other buckets', or left out (default pack)",
     )  # fmt: skip
-    add("--mcl-min-segment", type=int, default=None, help="samples below which a pseudo-label backs off to its parent (default 32)")
+    add(
+        "--mcl-min-segment",
+        type=int,
+        default=None,
+        help="samples below which a pseudo-label backs off to its parent (default 32)",
+    )
     add("--mcl-lanes", type=int, default=None, help="ranges of a bucket that are read side by side (default 64)")
     add("--mcl-window", type=int, default=None, help="samples of a bucket that are shuffled together (default 8192)")
-    add("--mcl-caption-key", default=None, help="field of the .json member that holds the caption (default: the .txt member)")
+    add(
+        "--mcl-caption-key",
+        default=None,
+        help="field of the .json member that holds the caption (default: the .txt member)",
+    )
     add("--mcl-mask-identical", action="store_true", help="no negatives between samples whose captions are the same")
-    add("--mcl-fusion", choices=["concat", "mean-cosine"], default="concat", help="how stages are fused (default concat, as published)")
+    add(
+        "--mcl-fusion",
+        choices=["concat", "mean-cosine"],
+        default="concat",
+        help="how stages are fused (default concat, as published)",
+    )
     add("--mcl-save-steps", type=int, default=0, help="also checkpoint every so many steps (default 0: off)")
     add("--mcl-save-minutes", type=float, default=0.0, help="also checkpoint every so many minutes (default 0: off)")
     add("--mcl-keep-checkpoints", type=int, default=2, help="checkpoints kept of the stage in training (default 2)")

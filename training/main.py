@@ -49,7 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _default_name(flags) -> str:
     """As open_clip names a run; such a run cannot be resumed by the same command, which would be named anew."""
     parts = (f"model_{flags.model.replace('/', '-')}", f"lr_{flags.lr}", f"b_{flags.batch_size}")
-    return "-".join((datetime.now().strftime("%Y_%m_%d-%H_%M_%S"), *parts, f"j_{flags.workers}", f"p_{flags.precision}"))
+    return "-".join(
+        (datetime.now().strftime("%Y_%m_%d-%H_%M_%S"), *parts, f"j_{flags.workers}", f"p_{flags.precision}")
+    )
 
 
 def _env_rank() -> int:

@@ -1,6 +1,6 @@
 """All arrows of a run, in order; each is skipped when what it makes stands finished and fresh on disk.
 
-    source index -> stage 0 -> clusters -> pseudo-labels -> buckets -> stage 1 -> ... -> fused model
+source index -> stage 0 -> clusters -> pseudo-labels -> buckets -> stage 1 -> ... -> fused model
 """
 
 import contextlib
@@ -46,7 +46,9 @@ def run(recipe: Recipe, ranks: Ranks, preemption: Preemption) -> None:
     directory = RunDirectory(recipe.run_directory)
     created = ranks.on_first(lambda: claim(directory, recipe))
     if not directory.root.is_dir():
-        raise UserError(f"rank {ranks.rank} does not see {directory.root}: --logs must lie on a disk that all machines share")
+        raise UserError(
+            f"rank {ranks.rank} does not see {directory.root}: --logs must lie on a disk that all machines share"
+        )
     try:
         with logging_to(recipe, ranks), _fast_arithmetic(ranks.device):
             _run(recipe, directory, ranks, preemption)
@@ -245,12 +247,20 @@ def _index(spec: str | None, recipe: Recipe, directory: Path, ranks: Ranks) -> M
 def _check(recipe: Recipe, source: Manifest) -> None:
     """`UserError` for what would fail only hours later."""
     if source.kind != "source":
-        raise UserError(f"--train-data {source.directory} holds {source.kind}, not source shards; give the tars it was made from")
+        raise UserError(
+            f"--train-data {source.directory} holds {source.kind}, not source shards; give the tars it was made from"
+        )
     failed = source.shards["failed"].to_numpy()
-    empty = [name for name, size, lost in zip(source.shard_names, source.shard_size, failed, strict=True) if lost and not size]
+    empty = [
+        name
+        for name, size, lost in zip(source.shard_names, source.shard_size, failed, strict=True)
+        if lost and not size
+    ]
     if empty:
         where = f"under {source.caption_key!r} of its .json" if source.caption_key else "in .txt members"
-        raise UserError(f"shard {empty[0]} has no sample with an image and a caption {where}; mend it, or leave it out of --train-data")
+        raise UserError(
+            f"shard {empty[0]} has no sample with an image and a caption {where}; mend it, or leave it out of --train-data"
+        )
     if source.num_samples < recipe.data.global_batch:
         raise UserError(
             f"{source.num_samples} samples are fewer than one global batch of {recipe.data.global_batch} "
@@ -258,7 +268,9 @@ def _check(recipe: Recipe, source: Manifest) -> None:
         )
     for stage in recipe.stages[: recipe.num_stages]:
         if stage.clusters > source.num_samples:
-            raise UserError(f"--mcl-clusters {stage.clusters} is more than the {source.num_samples} samples; choose fewer")
+            raise UserError(
+                f"--mcl-clusters {stage.clusters} is more than the {source.num_samples} samples; choose fewer"
+            )
     for stage in recipe.stages[1:]:
         if stage.labels:
             UserLabels(stage.labels)

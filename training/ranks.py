@@ -115,7 +115,9 @@ def join(device: str, backend: str | None, url: str | None, no_set_device_rank: 
     """Take part in the job that torchrun or SLURM started, with open_clip's own initialisation; one process otherwise."""
     from open_clip_train.distributed import init_distributed_device_so
 
-    info = init_distributed_device_so(device=device, dist_backend=backend, dist_url=url, no_set_device_rank=no_set_device_rank)
+    info = init_distributed_device_so(
+        device=device, dist_backend=backend, dist_url=url, no_set_device_rank=no_set_device_rank
+    )
     ranks = Ranks(info["global_rank"], info["world_size"], info["local_rank"], torch.device(info["device"]))
     if info["distributed"]:
         ranks.store = dist.PrefixStore("mcl_clip", dist.distributed_c10d._get_default_store())

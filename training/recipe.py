@@ -9,7 +9,6 @@ from mcl_clip.plan.policy import Policy
 FREE = {"free": True}  # does not change results, so another value may resume the run
 
 
-
 @dataclass(frozen=True, kw_only=True)
 class ModelRecipe:
     """Architecture, first weights and preprocessing; open_clip's flags."""

@@ -12,7 +12,17 @@ from mcl_clip.errors import UserError
 from training.flags import flag
 from training.recipe import GROUPS, Recipe, StageRecipe
 
-PACKAGES = ("mcl_clip", "torch", "torchvision", "open_clip_torch", "timm", "transformers", "numpy", "faiss-gpu", "faiss-cpu")
+PACKAGES = (
+    "mcl_clip",
+    "torch",
+    "torchvision",
+    "open_clip_torch",
+    "timm",
+    "transformers",
+    "numpy",
+    "faiss-gpu",
+    "faiss-cpu",
+)
 PREFIXED = {
     "base", "init", "fusion", "cluster_on", "text_clusters", "reservoir", "keep_features", "index_only", "shard_size", "leftovers",
     "min_segment", "lanes", "window", "caption_key", "mask_identical", "save_steps", "save_minutes", "keep_checkpoints",

@@ -21,7 +21,9 @@ def parse_recipe(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[int
     return parse([*from_file, *arguments]), overrides
 
 
-def resolve(flags: argparse.Namespace, overrides: Mapping[int, Mapping[str, Any]], *, name: str, world_size: int) -> Recipe:
+def resolve(
+    flags: argparse.Namespace, overrides: Mapping[int, Mapping[str, Any]], *, name: str, world_size: int
+) -> Recipe:
     """The recipe of the given flags on so many ranks. Raises `UserError` on values that cannot be trained with."""
     values: dict[str, Any] = {}
     for key, value in vars(flags).items():
@@ -61,7 +63,9 @@ def _base(values: Mapping[str, Any]) -> str:
     if values["base"] == "auto":
         return "keep" if has_weights and values["stages"] > 0 else "train"
     if values["base"] == "keep" and not has_weights:
-        raise UserError("--mcl-base keep needs the weights to keep: give --pretrained, or --model hf-hub:... or local-dir:...")
+        raise UserError(
+            "--mcl-base keep needs the weights to keep: give --pretrained, or --model hf-hub:... or local-dir:..."
+        )
     return values["base"]
 
 
@@ -79,7 +83,9 @@ def _stage(values: Mapping[str, Any], stage: int, overrides: Mapping[str, Any]) 
     if resolved.init not in ("base", "previous", "scratch"):
         raise UserError(f"--config: stage {stage}: init is base, previous or scratch, not {resolved.init!r}")
     if resolved.epochs < 1 or resolved.clusters < 1:
-        raise UserError(f"stage {stage}: epochs and clusters must be at least 1, got {resolved.epochs} and {resolved.clusters}")
+        raise UserError(
+            f"stage {stage}: epochs and clusters must be at least 1, got {resolved.epochs} and {resolved.clusters}"
+        )
     return resolved
 
 

@@ -71,7 +71,9 @@ def claim(run: RunDirectory, recipe: Recipe) -> bool:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise UserError(f"the run directory {run.root} cannot be written ({error.strerror}); choose another --logs") from None
+        raise UserError(
+            f"the run directory {run.root} cannot be written ({error.strerror}); choose another --logs"
+        ) from None
     return created
 
 
@@ -122,7 +124,9 @@ def _check_owner(run: RunDirectory, recipe: Recipe) -> None:
     try:
         saved = yaml.safe_load(run.recipe.read_text())
     except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"{run.recipe} cannot be read ({' '.join(str(error).split())}); choose another --name") from None
+        raise UserError(
+            f"{run.recipe} cannot be read ({' '.join(str(error).split())}); choose another --name"
+        ) from None
     found = list(differences(saved, recipe, run.is_fixed))
     if found:
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""

@@ -65,7 +65,13 @@ class Validation:
     def _zero_shot(self, built: BuiltModel) -> dict[str, float]:
         with self._autocast():
             classifier = build_zero_shot_classifier(
-                built.model, built.tokenizer, IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES, 10, self._device, use_tqdm=True
+                built.model,
+                built.tokenizer,
+                IMAGENET_CLASSNAMES,
+                OPENAI_IMAGENET_TEMPLATES,
+                10,
+                self._device,
+                use_tqdm=True,
             )
         transform = image_transform_v2(PreprocessCfg(**built.preprocess_cfg), is_train=False)
         hits = np.zeros(2)
@@ -92,7 +98,9 @@ class Validation:
                 output = built.model(image_batch, text_batch)
             images.append(output["image_features"].float().cpu())
             texts.append(output["text_features"].float().cpu())
-            losses.append((_contrastive_loss(images[-1], texts[-1], output["logit_scale"].float().cpu()), len(texts[-1])))
+            losses.append(
+                (_contrastive_loss(images[-1], texts[-1], output["logit_scale"].float().cpu()), len(texts[-1]))
+            )
         count = sum(size for _, size in losses)
         loss = sum(value * size for value, size in losses) / count
         scores = retrieval_scores(torch.cat(images), torch.cat(texts))
@@ -168,4 +176,3 @@ def _contrastive_loss(images: torch.Tensor, texts: torch.Tensor, logit_scale: to
     logits = logit_scale.mean() * images @ texts.T
     labels = torch.arange(len(logits))
     return ((F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2).item()
-

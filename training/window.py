@@ -18,7 +18,9 @@ from training.step import StepResult
 class Window:
     """Sums over the steps since the last line; the first and the last step of the stage always have one."""
 
-    def __init__(self, recipe: Recipe, stage: int, steps_per_epoch: int, total: int, ranks: Ranks, first_step: int) -> None:
+    def __init__(
+        self, recipe: Recipe, stage: int, steps_per_epoch: int, total: int, ranks: Ranks, first_step: int
+    ) -> None:
         self._every = max(recipe.reporting.log_every_n_steps, 1)
         self._global_batch = recipe.data.global_batch
         self._stage, self._steps_per_epoch, self._total, self._ranks = stage, steps_per_epoch, total, ranks

@@ -33,9 +33,7 @@ _HASHED = (
     "previous",
     "settings",
 )
-_SCHEMA = pa.schema(
-    [("shard", pa.string()), ("key", pa.string()), ("cluster", pa.int32()), ("distance", pa.float32())]
-)
+_SCHEMA = pa.schema([("shard", pa.string()), ("key", pa.string()), ("cluster", pa.int32()), ("distance", pa.float32())])
 
 
 @dataclass(frozen=True)
@@ -96,8 +94,7 @@ class Clusters:
         """Labels of a source shard by name; `UserError` when the clusters do not know it."""
         if shard not in self._ordinals:
             raise UserError(
-                f"shard {shard!r} has no labels in {self.directory}; cluster every stage on the same "
-                f"--train-data"
+                f"shard {shard!r} has no labels in {self.directory}; cluster every stage on the same --train-data"
             )
         return read_labels(labels_path(self.directory, self._ordinals[shard]), shard)
 
@@ -168,8 +165,7 @@ def read_labels(path: Path, shard: str) -> LabelRows:
     names: Sequence[str] = table["shard"].unique().to_pylist()
     if any(name != shard for name in names):
         raise UserError(
-            f"{path} holds labels of shard {names[0]!r}, not {shard!r}; delete the clusters and make them "
-            f"again"
+            f"{path} holds labels of shard {names[0]!r}, not {shard!r}; delete the clusters and make them again"
         )
     return LabelRows(
         table["key"].to_pylist(),

@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from mcl_clip.clustering.encoder import Encoder, frozen
+from mcl_clip.clustering.threads import encode_in_order
 from mcl_clip.errors import UserError
 from mcl_clip.loading.decode import DecodeError
 from mcl_clip.shards.manifest import Manifest
@@ -35,7 +36,7 @@ def embed(
     """Embed the chosen rows of shards, `requests` of (shard ordinal, ascending rows), in that order.
 
     Batches are fixed by (shard, rows, batch_size) alone and never cross shards, so the result does not depend
-    on who else embeds what. Memory: one shard's features and the workers' prefetched batches. The model is
+    on who else embeds what. Memory: one shard's features, the workers' prefetched batches. The model is
     put into evaluation mode and back. Raises `UserError` when its output depends on the batch (a BatchNorm
     without running statistics, a buffer that moves) or when a shard cannot be read.
     """
@@ -50,11 +51,9 @@ def embed(
     with frozen(encoder.model):
         parts: list[_Batch] = []
         outputs: list[dict[str, torch.Tensor]] = []
-        for batch in loader:
-            if batch.error:
-                raise UserError(batch.error)
+        for batch, output in encode_in_order(encoder, _sound(loader)):
             parts.append(batch)
-            outputs.append(encoder.encode(batch.images, batch.texts))
+            outputs.append(output)
             if batch.last:
                 yield _gather(encoder, parts, outputs)
                 parts, outputs = [], []
@@ -119,17 +118,20 @@ class _Batches(Dataset):
             return None
 
 
-def _tasks(
-    requests: Iterable[tuple[int, np.ndarray]], batch_size: int
-) -> Iterator[tuple[int, list[int], bool]]:
+def _tasks(requests: Iterable[tuple[int, np.ndarray]], batch_size: int) -> Iterator[tuple[int, list[int], bool]]:
     for ordinal, rows in requests:
         for start in range(0, max(len(rows), 1), batch_size):
             yield ordinal, rows[start : start + batch_size].tolist(), start + batch_size >= len(rows)
 
 
-def _gather(
-    encoder: Encoder, parts: Sequence[_Batch], outputs: Sequence[dict[str, torch.Tensor]]
-) -> ShardFeatures:
+def _sound(batches: Iterable[_Batch]) -> Iterator[_Batch]:
+    for batch in batches:
+        if batch.error:
+            raise UserError(batch.error)
+        yield batch
+
+
+def _gather(encoder: Encoder, parts: Sequence[_Batch], outputs: Sequence[dict[str, torch.Tensor]]) -> ShardFeatures:
     features = {}
     for tower in encoder.towers:
         blocks = [output[tower] for output in outputs if tower in output]

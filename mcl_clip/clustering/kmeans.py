@@ -119,8 +119,7 @@ def _check(features: np.ndarray, k: int) -> None:
     distinct = _count_distinct(features, k)
     if distinct < k:
         raise UserError(
-            f"the samples have only {distinct} distinct features, too few for {k} clusters; lower "
-            f"--mcl-clusters"
+            f"the samples have only {distinct} distinct features, too few for {k} clusters; lower --mcl-clusters"
         )
     spread = 1 - float(np.sum(np.square(mean / len(features))))
     if k > 1 and spread < SAME:

@@ -26,9 +26,7 @@ def embed_reservoir(job: Job) -> None:
     if job.limit is not None and job.centroids_path.exists():
         return
     missing = [ordinal for ordinal in job.ordinals() if not job.reservoir_path(ordinal).exists()]
-    for part in _embedded(
-        job, ((ordinal, _chosen(job, ordinal)) for ordinal in missing), len(missing), "reservoir"
-    ):
+    for part in _embedded(job, ((ordinal, _chosen(job, ordinal)) for ordinal in missing), len(missing), "reservoir"):
         tensors = {"rows": part.rows, **part.features}
         if job.limit is not None:
             tensors["hashes"] = _hashes(job, part.ordinal)[part.rows]
@@ -88,14 +86,10 @@ def nearest(part: ShardFeatures, centroids: dict[str, np.ndarray], keys: list[st
     return LabelRows(keys, cluster, distance)
 
 
-def _embedded(
-    job: Job, requests: Iterable[tuple[int, np.ndarray]], shards: int, title: str
-) -> Iterator[ShardFeatures]:
+def _embedded(job: Job, requests: Iterable[tuple[int, np.ndarray]], shards: int, title: str) -> Iterator[ShardFeatures]:
     if not shards:
         return iter(())
-    parts = embed(
-        job.encoder, job.manifest, requests, batch_size=job.settings.batch_size, workers=job.workers
-    )
+    parts = embed(job.encoder, job.manifest, requests, batch_size=job.settings.batch_size, workers=job.workers)
     return tqdm(parts, f"embed {title}", shards, unit="shard", disable=not job.progress or job.rank > 0)
 
 
@@ -126,9 +120,7 @@ def _reservoir(job: Job, tower: str) -> np.ndarray:
         width = max(width, columns)
     total = sum(counts)
     if not total:
-        raise UserError(
-            "every sample failed: no image with a caption could be read; look at mcl-shards verify"
-        )
+        raise UserError("every sample failed: no image with a caption could be read; look at mcl-shards verify")
     kept = np.ones(total, bool)
     if total > job.settings.reservoir:
         kept[:] = False

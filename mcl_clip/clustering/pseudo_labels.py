@@ -34,9 +34,7 @@ class PseudoLabels:
             raise UserError("pseudo-labels need the clusters of at least one stage")
         self.stages = [Clusters.load(directory) for directory in directories]
         check_chain(self.stages)
-        for clusters, model_hash in zip(
-            self.stages, model_hashes or repeat(None, len(self.stages)), strict=True
-        ):
+        for clusters, model_hash in zip(self.stages, model_hashes or repeat(None, len(self.stages)), strict=True):
             clusters.check_made_from(data_hash, model_hash)
         self.hash = sha256_json([clusters.hash for clusters in self.stages])
 
@@ -45,9 +43,7 @@ class PseudoLabels:
         columns = []
         for clusters in self.stages:
             rows = clusters.labels_of(shard)
-            columns.append(
-                _join(shard, keys, rows.keys, rows.cluster.tolist(), str(clusters.directory), partial)
-            )
+            columns.append(_join(shard, keys, rows.keys, rows.cluster.tolist(), str(clusters.directory), partial))
         return [None if min(path) < 0 else "/".join(map(str, path)) for path in zip(*columns, strict=True)]
 
     def check_shards(self, shards: Sequence[str]) -> None:
@@ -73,9 +69,7 @@ class UserLabels:
         except (OSError, ValueError) as error:
             raise UserError(f"{path} is not a parquet file of labels: {error}") from None
         if missing:
-            raise UserError(
-                f"{path} has no column {', '.join(sorted(missing))}; it needs shard, key and label"
-            )
+            raise UserError(f"{path} has no column {', '.join(sorted(missing))}; it needs shard, key and label")
         self.hash = sha256_json([sha256_file(file) for file in sorted(self._rows.files)])
 
     def labels_for(self, shard: str, keys: Sequence[str], *, partial: bool = False) -> list[str | None]:
@@ -96,14 +90,11 @@ def _check_shards(labelled: Iterable[str], shards: Sequence[str], source: str) -
     surplus = set(labelled) - set(shards)
     if surplus:
         raise UserError(
-            f"{source} labels shard {min(surplus)!r}, which the data does not have; make the labels of "
-            f"this data"
+            f"{source} labels shard {min(surplus)!r}, which the data does not have; make the labels of this data"
         )
 
 
-def _join(
-    shard: str, keys: Sequence[str], label_keys: Sequence[str], labels: list, source: str, partial: bool
-) -> list:
+def _join(shard: str, keys: Sequence[str], label_keys: Sequence[str], labels: list, source: str, partial: bool) -> list:
     """`labels` reordered from `label_keys` to `keys`, which must be the same set, or with `partial` a
     subset.
     """
@@ -114,8 +105,7 @@ def _join(
     missing = next((key for key in keys if key not in by_key), None)
     if missing is not None:
         raise UserError(
-            f"sample {missing!r} of shard {shard!r} has no label in {source}; make the labels of this "
-            f"data again"
+            f"sample {missing!r} of shard {shard!r} has no label in {source}; make the labels of this data again"
         )
     if not partial and len(by_key) > len(keys):
         surplus = min(by_key.keys() - set(keys))

@@ -56,9 +56,7 @@ def cluster_stage(
     """
     assert world_size == 1 or barrier is not None, "several ranks need a barrier"
     if manifest.kind != "source":
-        raise UserError(
-            f"{manifest.directory} holds {manifest.kind}; cluster the source shards they were made from"
-        )
+        raise UserError(f"{manifest.directory} holds {manifest.kind}; cluster the source shards they were made from")
     settings = Settings(
         k=k,
         text_k=text_k or 0,
@@ -108,9 +106,7 @@ def claim(job: Job) -> None:
             raise UserError(f"{job.out} is not empty and holds no clusters; give another directory")
         write_json(job.out / "identity.json", job.identity)
         return
-    difference = _difference(
-        read_json(job.out / ("clusters.json" if finished else "identity.json")), job.identity
-    )
+    difference = _difference(read_json(job.out / ("clusters.json" if finished else "identity.json")), job.identity)
     if difference:
         raise UserError(
             f"{job.out} holds {'' if finished else 'unfinished '}clusters of another {difference}; delete "
@@ -129,15 +125,11 @@ def commit(job: Job) -> None:
     k = math.prod(by_tower.values())
     table: dict[str, list] = {"shard": [], "samples": [], "failed": []}
     with atomic_path(job.out / "failed.jsonl") as temporary, open(temporary, "w") as failed_file:
-        summary = Summary(
-            k, 2 * math.sqrt(len(by_tower)), [c.k for c in job.previous], job.settings.seed, failed_file
-        )
+        summary = Summary(k, 2 * math.sqrt(len(by_tower)), [c.k for c in job.previous], job.settings.seed, failed_file)
         for ordinal, shard in enumerate(tqdm(job.manifest.shard_names, "sum up", disable=not job.progress)):
             rows = read_labels(labels_path(job.out, ordinal), shard)
             summary.add(shard, rows, [clusters.labels_of(shard) for clusters in job.previous])
-            for name, value in zip(
-                table, (shard, len(rows.keys), int((rows.cluster < 0).sum())), strict=True
-            ):
+            for name, value in zip(table, (shard, len(rows.keys), int((rows.cluster < 0).sum())), strict=True):
                 table[name].append(value)
     with atomic_path(job.out / "shards.parquet") as temporary:
         pq.write_table(pa.table(table), temporary)

@@ -73,9 +73,7 @@ class Summary:
             },
             "mean_squared_distance": self.squared_sum / max(int(sizes.sum()), 1),
             "distances": [self._distances(cluster) for cluster in range(self.k)],
-            "previous_stages": [
-                {"stage": stage, **information(table)} for stage, table in enumerate(self.tables)
-            ],
+            "previous_stages": [{"stage": stage, **information(table)} for stage, table in enumerate(self.tables)],
             "examples": [
                 {"nearest": _names(self.nearest[cluster]), "random": _names(self.random[cluster])}
                 for cluster in range(self.k)

@@ -29,14 +29,10 @@ def loss_by_label(
     loss = loss or MCLClipLoss()
     rank, world_size, count = loss.rank, loss.world_size, len(image_features)
     if labels.shape != (count,):
-        raise UserError(
-            f"labels of shape {tuple(labels.shape)} for features of shape {tuple(image_features.shape)}"
-        )
+        raise UserError(f"labels of shape {tuple(labels.shape)} for features of shape {tuple(image_features.shape)}")
     if world_size > 1:
         if isinstance(loss, MCLClipLoss) and not loss.gather_with_grad:
-            raise UserError(
-                "loss_by_label over several ranks moves samples between them: set gather_with_grad=True"
-            )
+            raise UserError("loss_by_label over several ranks moves samples between them: set gather_with_grad=True")
         labels = gather_all(labels.to(image_features.device), world_size)
         image_features = gather_with_gradient(image_features, world_size)
         text_features = gather_with_gradient(text_features, world_size)

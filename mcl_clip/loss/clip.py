@@ -78,9 +78,7 @@ class MCLClipLoss(nn.Module):
         images, texts = self._gather(image_features), self._gather(text_features)
         scale = torch.as_tensor(logit_scale, device=images.device).reshape(())
         if local:
-            loss = scalar_loss(kernel, image_features, texts, scale) + scalar_loss(
-                kernel, text_features, images, scale
-            )
+            loss = scalar_loss(kernel, image_features, texts, scale) + scalar_loss(kernel, text_features, images, scale)
         else:
             loss = scalar_loss(kernel, images, texts, scale)
         if isinstance(logit_bias, Tensor):

@@ -26,9 +26,7 @@ class _ScalarLoss(torch.autograd.Function):
             value, gradients = kernel(tensors, wanted)
         ctx.dtypes = [tensor.dtype for tensor in tensors]
         ctx.wanted = wanted
-        ctx.save_for_backward(
-            *(gradient if want else None for gradient, want in zip(gradients, wanted, strict=True))
-        )
+        ctx.save_for_backward(*(gradient if want else None for gradient, want in zip(gradients, wanted, strict=True)))
         return value
 
     @staticmethod

@@ -28,9 +28,7 @@ def both_directions(
         if block.columns == 1:
             continue
         strips = list(block.strips(pairs.max_logits))
-        column_lse = torch.full(
-            (block.count, block.columns), -torch.inf, dtype=pairs.dtype, device=pairs.device
-        )
+        column_lse = torch.full((block.count, block.columns), -torch.inf, dtype=pairs.dtype, device=pairs.device)
         row_lse = []
         for start, stop in strips:
             logits = pairs.logits(block, start, stop)

@@ -18,9 +18,7 @@ def negatives(layout: SegmentLayout) -> dict[str, float]:
     }
 
 
-def identical_caption_share(
-    layout: SegmentLayout, text_ids: Tensor, first: int = 0, world_size: int = 1
-) -> float:
+def identical_caption_share(layout: SegmentLayout, text_ids: Tensor, first: int = 0, world_size: int = 1) -> float:
     """Share of anchors that have a negative with the same caption: false negatives.
 
     text_ids: [n, context] token ids of positions [first, first + n). With `world_size` > 1 every rank
@@ -33,7 +31,5 @@ def identical_caption_share(
     ids = ids.cpu()
     stops = torch.tensor([stop for _, stop in layout.bounds()])
     segment = torch.searchsorted(stops, torch.arange(first, first + len(ids)), right=True)
-    _, inverse, counts = torch.unique(
-        torch.stack((segment, ids), 1), dim=0, return_inverse=True, return_counts=True
-    )
+    _, inverse, counts = torch.unique(torch.stack((segment, ids), 1), dim=0, return_inverse=True, return_counts=True)
     return float((counts[inverse] > 1).double().mean()) if len(ids) else 0.0

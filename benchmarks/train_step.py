@@ -1,0 +1,265 @@
+"""Our training loop against open_clip_train's: on the same decoded batches, and from the same shards with workers.
+
+The two take turns in one run. A rate is counted from a warm step to the last, between the arrivals of batches, so it holds
+all that a loop does: forward, loss, backward, update, checks, logging. open_clip's reader is repaired as in input_pipeline.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import open_clip
+import torch
+from open_clip_train.params import parse_args
+from open_clip_train.scheduler import cosine_lr
+from open_clip_train.train import train_one_epoch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import input_pipeline
+from mcl_clip.loading.augment import train_transform
+from mcl_clip.loading.loader import GlobalBatchLoader, MicroBatch
+from mcl_clip.plan.segments import SegmentLayout
+from mcl_clip.shards.index import index_sources
+from training.build import build_base
+from training.optimizer import make_scaler
+from training.preemption import Preemption
+from training.ranks import Ranks
+from training.reporting import Trackers
+from training.resolve import parse_recipe, resolve
+from training.stage import StageTraining
+from training.validation import Validation
+
+WARM_STEPS = 3
+TINY_VIT = {
+    "embed_dim": 64,
+    "vision_cfg": {"image_size": 224, "layers": 4, "width": 64, "head_width": 32, "patch_size": 32},
+    "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2},
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print samples a second of both loops and the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print one line of JSON")
+    parser.add_argument("--model", default="", help="an open_clip name; default a tiny ViT on 224 x 224 pixels")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", default="fp32", help="open_clip's --precision")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=25, help="steps of a turn")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each loop, of which the median counts")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--shards", type=int, default=4, help="shards of 256 samples for the end-to-end turns")
+    parser.add_argument("--skip-end-to-end", action="store_true")
+    parser.add_argument("--peak-tflops", type=float, help="of the device at this precision, for its utilisation")
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory(prefix="train_step-") as folder:
+        result = _Comparison(options, Path(folder)).run()
+    print(json.dumps(result) if options.json else json.dumps(result, indent=2))
+    return 0
+
+
+class _Timed:
+    """Batches, and when each was handed over."""
+
+    def __init__(self, batches) -> None:
+        self.batches, self.times = batches, []
+
+    def __iter__(self):
+        for batch in self.batches:
+            self.times.append(time.perf_counter())
+            yield batch
+
+    def rate(self, batch_size: int) -> float:
+        return batch_size * (len(self.times) - 1 - WARM_STEPS) / (self.times[-1] - self.times[WARM_STEPS])
+
+
+class _InTurn(_Timed):
+    """Batches in the shape that our stage training asks of a loader."""
+
+    def __init__(self, batches, steps: int) -> None:
+        super().__init__(batches)
+        self.steps = steps
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def set_epoch(self, epoch: int) -> None:
+        pass
+
+
+class _Comparison:
+    def __init__(self, options: argparse.Namespace, folder: Path) -> None:
+        self.options, self.folder = options, folder
+        self.model = options.model
+        if not self.model:
+            architecture = folder / "architecture"
+            architecture.mkdir()
+            (architecture / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY_VIT}))
+            self.model = f"local-dir:{architecture}"
+        flags, overrides = parse_recipe(
+            [
+                *(
+                    "--train-data",
+                    str(folder),
+                    "--logs",
+                    str(folder),
+                    "--model",
+                    self.model,
+                    "--lr",
+                    "1e-4",
+                    "--warmup",
+                    "5",
+                ),
+                *("--precision", options.precision, "--batch-size", str(options.batch_size), "--epochs", "1"),
+                *("--save-frequency", "0", "--mcl-base", "train", "--beta2", "0.98", "--eps", "1e-6"),
+            ]
+        )
+        self.recipe = resolve(flags, overrides, name="run", world_size=1)
+        self.device = torch.device(options.device)
+        self.turn = 0
+
+    def run(self) -> dict:
+        options = self.options
+        images = torch.randn(options.batch_size, 3, *self._image_size(), device=self.device)
+        texts = torch.randint(1, 49000, (options.batch_size, self._build().model.context_length), device=self.device)
+        rates = self._by_turns(
+            lambda: _InTurn(self._micro_batches([(images, texts)] * options.steps), options.steps),
+            lambda: _Timed([(images, texts)] * options.steps),
+        )
+        result = {
+            "ours_samples_per_s": round(statistics.median(rates["ours"]), 1),
+            "open_clip_samples_per_s": round(statistics.median(rates["open_clip"]), 1),
+            **_ratio("ratio", rates),
+        }
+        if not options.skip_end_to_end:
+            result |= self._end_to_end()
+        result |= self._flops(images, texts, result["ours_samples_per_s"])
+        place = {"cores": torch.get_num_threads(), "torch": torch.__version__}
+        settings = {name: value for name, value in vars(options).items() if name != "json"}
+        return result | settings | place
+
+    def _end_to_end(self) -> dict:
+        options = self.options
+        shards = argparse.Namespace(shards=options.shards, shard_size=256, seed=0)
+        paths = input_pipeline._write_shards(shards, self.folder)
+        manifest = index_sources(paths, self.folder / "index")
+        steps = manifest.num_samples // options.batch_size
+        built = self._build()
+        loader = GlobalBatchLoader(
+            manifest,
+            seed=0,
+            stage=0,
+            batch_size=options.batch_size,
+            transform=train_transform(built.preprocess_cfg),
+            tokenizer=built.tokenizer,
+            workers=options.workers,
+            device=self.device,
+        )
+        reading = argparse.Namespace(**vars(options), seed=0)
+        open_clips = input_pipeline._open_clips(paths, manifest.num_samples, reading, built.tokenizer)
+
+        def ours() -> _InTurn:
+            loader.set_epoch(self.turn)
+            return _InTurn(loader, steps)
+
+        def theirs() -> _Timed:
+            open_clips.set_epoch(self.turn)
+            return _Timed(open_clips.dataloader)
+
+        rates = self._by_turns(ours, theirs)
+        return {
+            "end_to_end_samples_per_s": round(statistics.median(rates["ours"]), 1),
+            "open_clip_end_to_end_samples_per_s": round(statistics.median(rates["open_clip"]), 1),
+            **_ratio("end_to_end_ratio", rates),
+        }
+
+    def _by_turns(self, ours, theirs) -> dict[str, list[float]]:
+        rates: dict[str, list[float]] = {"ours": [], "open_clip": []}
+        for turn in range(self.options.rounds + 1):
+            self.turn = turn
+            order = (("ours", ours, self._train_ours), ("open_clip", theirs, self._train_theirs))
+            for name, batches, train in order if turn % 2 else reversed(order):
+                timed = batches()
+                train(timed)
+                if turn:
+                    rates[name].append(timed.rate(self.options.batch_size))
+        return rates
+
+    def _train_ours(self, batches: _InTurn) -> None:
+        StageTraining(
+            recipe=self.recipe,
+            stage=0,
+            built=self._build(),
+            loader=batches,  # type: ignore[arg-type]
+            directory=self.folder / f"turn_{self.turn}" / str(time.monotonic_ns()),
+            ranks=Ranks(device=self.device),
+            preemption=Preemption(),
+            trackers=Trackers(self.recipe, {}),
+            validation=Validation(self.recipe, None, self.device),
+            made_from={},
+        ).run()
+
+    def _train_theirs(self, batches: _Timed) -> None:
+        model = self._build().model
+        args = parse_args(
+            ["--model", self.model, "--precision", self.options.precision, "--device", self.options.device]
+        )
+        derived = {"distill": False, "rank": 0, "local_rank": 0, "world_size": 1, "distributed": False, "wandb": False}
+        vars(args).update(derived, batch_size=self.options.batch_size)
+        exclude = [p for n, p in model.named_parameters() if p.ndim < 2 or "bn" in n or "ln" in n or "bias" in n]
+        spared = {id(parameter) for parameter in exclude}
+        rest = [p for p in model.parameters() if id(p) not in spared]
+        groups = [{"params": exclude, "weight_decay": 0.0}, {"params": rest, "weight_decay": 0.2}]
+        optimizer = torch.optim.AdamW(groups, lr=1e-4, betas=(0.9, 0.98), eps=1e-6)
+        count = self.options.steps
+        loader = _Loader(batches, count, count * self.options.batch_size)
+        data = {"train": SimpleNamespace(dataloader=loader, set_epoch=lambda epoch: None)}
+        scaler = make_scaler(self.options.precision, self.device)
+        schedule = cosine_lr(optimizer, 1e-4, 5, count)
+        train_one_epoch(model, data, open_clip.ClipLoss(), 0, optimizer, scaler, schedule, None, args)
+
+    def _micro_batches(self, batches) -> list[MicroBatch]:
+        keys = [f"00000/{place:09d}" for place in range(self.options.batch_size)]
+        layout = SegmentLayout.one(self.options.batch_size)
+        return [MicroBatch(images, texts, keys, layout, step, 0) for step, (images, texts) in enumerate(batches)]
+
+    def _build(self):
+        return build_base(self.recipe.model, self.options.precision, 0, self.device)
+
+    def _image_size(self) -> tuple[int, int]:
+        size = self._build().model.visual.image_size
+        return size if isinstance(size, tuple) else (size, size)
+
+    def _flops(self, images, texts, rate: float) -> dict:
+        """Floating-point operations of the towers, forward and backward, and the share of the device's that they use."""
+        model: nn.Module = self._build().model
+        with FlopCounterMode(display=False) as counter:
+            output = model(images[:1].float(), texts[:1])
+            (output["image_features"].sum() + output["text_features"].sum()).backward()
+        tera = counter.get_total_flops() * rate / 1e12
+        used = {"flops_utilisation": round(tera / self.options.peak_tflops, 4)} if self.options.peak_tflops else {}
+        return {"tflops_per_s": round(tera, 4), **used}
+
+
+class _Loader:
+    """What open_clip's loop asks of a data loader."""
+
+    def __init__(self, batches: _Timed, num_batches: int, num_samples: int) -> None:
+        self.batches, self.num_batches, self.num_samples = batches, num_batches, num_samples
+
+    def __iter__(self):
+        return iter(self.batches)
+
+
+def _ratio(name: str, rates: dict[str, list[float]]) -> dict:
+    by_round = [mine / theirs for mine, theirs in zip(rates["ours"], rates["open_clip"], strict=True)]
+    return {name: round(statistics.median(by_round), 3), f"{name}_by_round": [round(value, 3) for value in by_round]}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
