@@ -1,7 +1,8 @@
 """Our training loop against open_clip_train's: on the same decoded batches, and from the same shards with workers.
 
-The two take turns in one run. A rate is counted from a warm step to the last, between the arrivals of batches, so it holds
-all that a loop does: forward, loss, backward, update, checks, logging. open_clip's reader is repaired as in input_pipeline.
+The two take turns in one run. A rate is counted from a warm step to the last, between the arrivals of batches,
+so it holds all that a loop does: forward, loss, backward, update, checks, logging. open_clip's reader is repaired
+as in input_pipeline.
 """
 
 import argparse
@@ -236,7 +237,7 @@ class _Comparison:
         return size if isinstance(size, tuple) else (size, size)
 
     def _flops(self, images, texts, rate: float) -> dict:
-        """Floating-point operations of the towers, forward and backward, and the share of the device's that they use."""
+        """Operations of the towers, forward and backward, and the share of the device's that they use."""
         model: nn.Module = self._build().model
         with FlopCounterMode(display=False) as counter:
             output = model(images[:1].float(), texts[:1])

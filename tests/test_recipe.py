@@ -20,9 +20,9 @@ def make(*arguments, world_size=1) -> Recipe:
 
 def test_recipe_yaml_given_as_config_makes_the_same_recipe(tmp_path):
     recipe = make(
-        *"--mcl-stages 2 --aug-cfg scale=[0.4,1.0] --lock-image --siglip --grad-clip-norm 1.5 --image-mean 0.1 0.2 0.3".split(),
-        *"--mcl-index-only --mcl-fusion mean-cosine --mcl-min-segment 7 --wandb-notes".split(),
-        "two words",
+        *("--mcl-stages", "2", "--aug-cfg", "scale=[0.4,1.0]", "--lock-image", "--siglip", "--grad-clip-norm", "1.5"),
+        *("--image-mean", "0.1", "0.2", "0.3", "--mcl-index-only", "--mcl-fusion", "mean-cosine"),
+        *("--mcl-min-segment", "7", "--wandb-notes", "two words"),
         world_size=2,
     )
     (tmp_path / "recipe.yaml").write_text(dump(recipe))
@@ -42,7 +42,8 @@ def test_a_flag_on_the_command_line_wins_over_the_file(tmp_path):
 
 def test_stages_override_epochs_learning_rate_locks_and_clusters(tmp_path):
     (tmp_path / "c.yaml").write_text(
-        "stages:\n  0: {clusters: 4}\n  2: {epochs: 7, lr: 1e-5, lock_image: true, lock_image_unlocked_groups: 6, init: previous}\n"
+        "stages:\n  0: {clusters: 4}\n"
+        "  2: {epochs: 7, lr: 1e-5, lock_image: true, lock_image_unlocked_groups: 6, init: previous}\n"
     )
     recipe = make("--config", str(tmp_path / "c.yaml"), "--mcl-stages", "2", "--epochs", "2", "--lr", "0.1")
     assert [stage.clusters for stage in recipe.stages] == [4, 10, 10]

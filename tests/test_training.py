@@ -51,7 +51,7 @@ def test_two_stages_and_the_fused_model_of_every_kind(tmp_path, kind):
     assert main(arguments) == 0
     run = tmp_path / "runs/run"
     for stage in (0, 1):
-        model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{run}/stage_{stage}/model")
+        model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{run}/stage_{stage}/model")
         size = model.visual.image_size
         features = model.eval().encode_image(torch.zeros(2, 3, *(size if isinstance(size, tuple) else (size, size))))
         assert features.shape == (2, 16) and torch.isfinite(features).all()
@@ -74,7 +74,8 @@ def test_a_vit_stage_loads_and_encodes_where_mcl_clip_is_never_imported(tmp_path
         "import sys, torch, open_clip\n"
         f"model, _, preprocess = open_clip.create_model_and_transforms('local-dir:{tmp_path}/runs/run/stage_0/model')\n"
         "from PIL import Image\n"
-        "print(tuple(model.encode_image(preprocess(Image.new('RGB', (20, 30)))[None]).shape), 'mcl_clip' in sys.modules)"
+        "image = preprocess(Image.new('RGB', (20, 30)))[None]\n"
+        "print(tuple(model.encode_image(image).shape), 'mcl_clip' in sys.modules)"
     )
     shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=True)
     assert shown.stdout.strip().endswith("(1, 16) False")
@@ -91,7 +92,8 @@ def test_stages_start_from_the_base_the_previous_stage_or_scratch(tmp_path):
 def test_locks_epochs_and_clusters_by_stage(tmp_path):
     (tmp_path / "c.yaml").write_text(
         "stages:\n  0: {clusters: 3}\n"
-        "  1: {epochs: 3, lock_image: true, lock_image_unlocked_groups: 2, lock_text: true, lock_text_freeze_layer_norm: true}\n"
+        "  1: {epochs: 3, lock_image: true, lock_image_unlocked_groups: 2, lock_text: true,\n"
+        "      lock_text_freeze_layer_norm: true}\n"
     )
     assert main(command(tmp_path, "--epochs", "1", "--mcl-stages", "1", "--config", str(tmp_path / "c.yaml"))) == 0
     assert not moved(tmp_path, 0, 1, "transformer.") and not moved(tmp_path, 0, 1, "token_embedding")

@@ -98,8 +98,8 @@ def lock(model: nn.Module, recipe: StageRecipe) -> None:
             )
         except (AssertionError, RuntimeError, ImportError, KeyError, AttributeError) as error:
             raise UserError(
-                f"--lock-image-unlocked-groups {recipe.lock_image_unlocked_groups}: this image tower cannot be locked so "
-                f"({error}); leave it out to lock the whole tower"
+                f"--lock-image-unlocked-groups {recipe.lock_image_unlocked_groups}: this image tower "
+                f"cannot be locked so ({error}); leave it out to lock the whole tower"
             ) from None
     if recipe.lock_text:
         try:
@@ -141,8 +141,8 @@ def wrap(model: nn.Module, recipe: OptimizationRecipe, ranks: Ranks) -> nn.Modul
 def _mean_in_rank_order(_: None, bucket: torch.distributed.GradBucket) -> torch.futures.Future[torch.Tensor]:
     """Average a gradient bucket in the order of the ranks, so that the bits do not depend on how DDP cut its buckets.
 
-    gloo's ring sums every chunk in another order, and DDP cuts its buckets anew after the first step: without this, a run
-    resumed on the CPU would differ in the last bit from one that was never stopped. Two ranks commute.
+    gloo's ring sums every chunk in another order, and DDP cuts its buckets anew after the first step: without this,
+    a run resumed on the CPU would differ in the last bit from one that was never stopped. Two ranks commute.
     """
     world_size = torch.distributed.get_world_size()
     parts = [torch.empty_like(bucket.buffer()) for _ in range(world_size)]

@@ -132,7 +132,8 @@ def supported() -> set[str]:
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """One namespace of our flags and open_clip's, its defaults filled in from the model's name as open_clip does.
 
-    Raises `UserError` for flags that are unknown, malformed or not supported. Prints both parsers' help and exits for `--help`.
+    Raises `UserError` for flags that are unknown, malformed or not supported. Prints the help of both parsers and
+    exits for `--help`.
     """
     # torchrun of Python 3.11 takes --logs for an abbreviation of its own --logs-specs unless a "--" stands before.
     arguments = [argument for argument in arguments if argument != "--"]

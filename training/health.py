@@ -53,7 +53,8 @@ class LossGuard:
         shown = ", ".join(keys[:8]) + (f" and {len(keys) - 8} more" if len(keys) > 8 else "")
         raise NonFiniteLoss(
             f"stage {self._stage}, step {step}: the loss is {loss.item()}; keys of the batch: {shown} (all in {path}); "
-            "look at these samples, lower --lr, or set --grad-clip-norm; the same command goes on from the last checkpoint"
+            "look at these samples, lower --lr, or set --grad-clip-norm; "
+            "the same command goes on from the last checkpoint"
         )
 
 
@@ -61,6 +62,6 @@ def check_weights(model: nn.Module, stage: int, step: int) -> None:
     """Raise `NonFiniteLoss` when a weight is no number, which the next loss would tell after it was saved."""
     if not torch.stack([torch.isfinite(tensor).all() for tensor in model.parameters()]).all():
         raise NonFiniteLoss(
-            f"stage {stage}, step {step}: the update made weights that are no numbers; lower --lr or set --grad-clip-norm; "
-            "the same command goes on from the last checkpoint"
+            f"stage {stage}, step {step}: the update made weights that are no numbers; "
+            "lower --lr or set --grad-clip-norm; the same command goes on from the last checkpoint"
         )

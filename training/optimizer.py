@@ -11,7 +11,7 @@ from training.recipe import OptimizationRecipe, StageRecipe
 
 
 def make_optimizer(model: nn.Module, recipe: OptimizationRecipe, lr: float) -> torch.optim.Optimizer:
-    """AdamW or a timm optimizer over the parameters that are not locked; gains, biases and the logit scale do not decay."""
+    """AdamW or a timm optimizer of what is not locked; gains, biases and the logit scale do not decay."""
     if recipe.opt.lower().startswith("timm/"):
         return _timm_optimizer(model, recipe, lr)
     plain, decayed = [], []

@@ -259,7 +259,8 @@ def _check(recipe: Recipe, source: Manifest) -> None:
     if empty:
         where = f"under {source.caption_key!r} of its .json" if source.caption_key else "in .txt members"
         raise UserError(
-            f"shard {empty[0]} has no sample with an image and a caption {where}; mend it, or leave it out of --train-data"
+            f"shard {empty[0]} has no sample with an image and a caption {where}; "
+            "mend it, or leave it out of --train-data"
         )
     if source.num_samples < recipe.data.global_batch:
         raise UserError(

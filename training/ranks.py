@@ -20,14 +20,14 @@ class Ranks:
     """Who we are among the ranks. The default is a job of one process.
 
     Waiting goes through the job's key-value store in short polls: phases without collectives (indexing, clustering,
-    bucketing) may take hours, which no collective outlasts, and a waiting rank still hears SIGTERM. Methods that wait must
-    be called by all ranks in the same order.
+    bucketing) may take hours, which no collective outlasts, and a waiting rank still hears SIGTERM. Methods that
+    wait must be called by all ranks in the same order.
     """
 
     rank: int = 0
     world_size: int = 1
     local_rank: int = 0
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     store: Any = None
     control: Any = None  # gloo group, for the one number that ranks agree on in every step
     _turn: int = field(default=0, repr=False)
@@ -79,7 +79,7 @@ class Ranks:
         return self.is_first or not self.comes("told", 10)
 
     def told(self) -> None:
-        """The error has been said; the first rank waits a little for the others, who may need its store to learn of it."""
+        """The error has been said; the first rank waits a little for the others, who may read its store."""
         if self.world_size == 1:
             return
         if self.is_first:
@@ -112,7 +112,7 @@ class Ranks:
 
 
 def join(device: str, backend: str | None, url: str | None, no_set_device_rank: bool) -> Ranks:
-    """Take part in the job that torchrun or SLURM started, with open_clip's own initialisation; one process otherwise."""
+    """Join the job that torchrun or SLURM started, with open_clip's own initialisation; else be one process."""
     from open_clip_train.distributed import init_distributed_device_so
 
     info = init_distributed_device_so(

@@ -56,7 +56,10 @@ class DataRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizationRecipe:
-    """Loss, optimizer and schedule; open_clip's flags. `diverging_ranks` is the number of ranks where the gradient depends on it."""
+    """Loss, optimizer and schedule; open_clip's flags.
+
+    `diverging_ranks` is the number of ranks where the gradient depends on it, else None.
+    """
 
     precision: str
     opt: str
@@ -93,8 +96,11 @@ class ClusteringRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class StageRecipe:
-    """One stage; what a recipe file may override by stage. `clusters` of this stage's embeddings make the next one's buckets;
-    `labels` is a parquet file of the user's own that takes the place of all clusters for this stage."""
+    """One stage; what a recipe file may override by stage.
+
+    `clusters` of this stage's embeddings make the next one's buckets; `labels` is a parquet file of the user's own
+    that takes the place of all clusters for this stage.
+    """
 
     epochs: int
     lr: float

@@ -20,7 +20,7 @@ log = logging.getLogger("mcl_clip.training")
 
 @contextlib.contextmanager
 def logging_to(recipe: Recipe, ranks: Ranks) -> Iterator[None]:
-    """Send our log lines to the console and the run directory, on the first rank (of every machine with --log-local)."""
+    """Send log lines to the console and the run directory, on the first rank (with --log-local of every machine)."""
     speaks = ranks.local_rank == 0 if recipe.reporting.log_local else ranks.is_first
     handlers: list[logging.Handler] = []
     if speaks:

@@ -90,7 +90,7 @@ def release(run: RunDirectory, created: bool) -> None:
 
 
 def is_finished(directory: Path, made_from: Mapping[str, Any]) -> bool:
-    """Whether `directory` holds the stage model made from just this; `UserError` when it was made from something else."""
+    """Whether `directory` holds the stage model made from just this; `UserError` when it is made from other things."""
     if not (directory / "open_clip_config.json").exists():
         return False
     record = read_stage_config(directory).get("mcl_clip", {}).get("made_from")
@@ -131,7 +131,8 @@ def _check_owner(run: RunDirectory, recipe: Recipe) -> None:
     if found:
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         raise UserError(
-            f"{run.root} holds a run of another recipe ({'; '.join(found[:3])}{more}); choose another --name, or delete it"
+            f"{run.root} holds a run of another recipe ({'; '.join(found[:3])}{more}); "
+            "choose another --name, or delete it"
         )
     if len(saved.get("stages") or {}) > len(recipe.stages):
         raise UserError(

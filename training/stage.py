@@ -28,7 +28,10 @@ from training.window import Window
 
 @dataclass
 class StageTraining:
-    """Everything one stage trains with. `made_from` names what its model is made of; a checkpoint of anything else is refused."""
+    """Everything one stage trains with.
+
+    `made_from` names what its model is made of; a checkpoint of anything else is refused.
+    """
 
     recipe: Recipe
     stage: int
@@ -57,7 +60,7 @@ class StageTraining:
         self.checkpoints = self.directory / "checkpoints"
 
     def run(self) -> None:
-        """Train to the end and write the stage's model. Raises `Preempted` after saving, `NonFiniteLoss`, `UserError`."""
+        """Train to the end and write the model. Raises `Preempted` after saving, `NonFiniteLoss`, `UserError`."""
         self.next_step = self._resume()
         self.saved_at = time.monotonic()
         self.guard = LossGuard(self.directory, self.stage, self.ranks.rank, self.ranks.device)
@@ -123,7 +126,7 @@ class StageTraining:
             self.window.wait_begins()
 
     def _global_batches(self) -> Iterator[list[MicroBatch]]:
-        """The micro-batches of every step. A reader killed by the SIGTERM that we got too is no failure of the reader."""
+        """The micro-batches of every step. A reader that the same SIGTERM killed has not failed."""
         gathered: list[MicroBatch] = []
         batches = iter(self.loader)
         while True:
@@ -212,8 +215,9 @@ class StageTraining:
         whole = sum(p.numel() for p in self.core.parameters())
         begun = f"going on at step {self.next_step}" if self.next_step else "from its first step"
         log.info(
-            f"stage {self.stage}: {self.epochs} epochs of {self.steps_per_epoch} steps of {self.recipe.data.global_batch} samples "
-            f"on {self.ranks.world_size} x {self.ranks.device.type}, {trained:,} of {whole:,} parameters trained, {begun}"
+            f"stage {self.stage}: {self.epochs} epochs of {self.steps_per_epoch} steps of "
+            f"{self.recipe.data.global_batch} samples on {self.ranks.world_size} x {self.ranks.device.type}, "
+            f"{trained:,} of {whole:,} parameters trained, {begun}"
         )
 
     def _finish(self) -> None:

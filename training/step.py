@@ -16,7 +16,7 @@ from mcl_clip.seeds import words
 
 @dataclass(frozen=True)
 class StepResult:
-    """Of one step, still on the device: the loss (before the update) and the logit scale (after it); and the learning rate."""
+    """The loss before the update and the logit scale after it, still on the device; and the learning rate."""
 
     loss: torch.Tensor
     logit_scale: torch.Tensor

@@ -40,7 +40,7 @@ class Validation:
             check_imagenet(self._imagenet)
 
     def is_due(self, completed: int, epochs: int) -> bool:
-        """Whether anything is to be scored after so many epochs of a stage; the last epoch always is, as in open_clip."""
+        """Whether anything is to be scored after so many epochs; after the last always, as in open_clip."""
         return self._retrieval_is_due(completed, epochs) or self._zero_shot_is_due(completed, epochs)
 
     def _retrieval_is_due(self, completed: int, epochs: int) -> bool:

@@ -54,7 +54,7 @@ class Window:
         return step % self._steps_per_epoch % self._every == 0 or (step + 1) % self._steps_per_epoch == 0
 
     def close(self, epoch: int, step: int, losses: Sequence[float], result: StepResult) -> dict[str, Any]:
-        """The row of metrics.jsonl for the steps since the last one: seconds, samples of all ranks, means over the steps."""
+        """The row of metrics.jsonl for the steps since the last: seconds, samples of all ranks, means over steps."""
         logit_scale = result.logit_scale.mean().item()
         now = time.monotonic()
         per_step = (now - self._begun) / (step + 1 - self._first_step)

@@ -19,8 +19,8 @@ _NAME = re.compile(r"step_(\d{8,})\.pt")
 def save_checkpoint(directory: str | os.PathLike, step: int, state: Mapping[str, Any], *, keep: int) -> Path:
     """Write `state` as `step_{step}.pt`, atomically, then delete all but the newest `keep` checkpoints.
 
-    `state` holds tensors, numbers, strings and plain containers of these. When the disk is full the older checkpoints stay
-    as they were and `UserError` is raised.
+    `state` holds tensors, numbers, strings and plain containers of these. When the disk is full the
+    older checkpoints stay as they were and `UserError` is raised.
     """
     assert keep >= 1
     directory = Path(directory)
@@ -30,8 +30,8 @@ def save_checkpoint(directory: str | os.PathLike, step: int, state: Mapping[str,
             torch.save({**FORMAT, **state, "step": step}, temporary)
     except (OSError, RuntimeError) as error:
         raise UserError(
-            f"checkpoint {path} cannot be written ({' '.join(str(error).split())[:200]}); earlier checkpoints are intact: "
-            "free space and run the same command again"
+            f"checkpoint {path} cannot be written ({' '.join(str(error).split())[:200]}); "
+            "earlier checkpoints are intact: free space and run the same command again"
         ) from None
     for _, old in _checkpoints(directory)[:-keep]:
         old.unlink(missing_ok=True)
@@ -52,7 +52,8 @@ def load_checkpoint(path: str | os.PathLike, map_location: Any = "cpu") -> dict[
         state = torch.load(path, map_location=map_location, weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise UserError(
-            f"checkpoint {path} cannot be read ({' '.join(str(error).split())[:120]}); delete it to go on from the one before"
+            f"checkpoint {path} cannot be read ({' '.join(str(error).split())[:120]}); "
+            "delete it to go on from the one before"
         ) from None
     if not isinstance(state, dict) or {name: state.get(name) for name in FORMAT} != FORMAT:
         raise UserError(f"{path} is not of {FORMAT}; delete it to go on from the checkpoint before")
