@@ -50,19 +50,26 @@ def verdict(pairs: dict[str, dict[str, Any]]) -> list[str]:
     ]
     weakest = min(types_of(pairs), key=lambda name: base[f"pair_accuracy/{name}"])
     low, high = (fused[f"gain_{end}/{weakest}"] for end in ("low", "high"))
+    before, after = (percent(each[f"pair_accuracy/{weakest}"]) for each in (base, fused))
     said.append(
-        f"Stage 0 suppressed {weakest} most ({percent(base[f'pair_accuracy/{weakest}'])}); the fused model reaches "
-        f"{percent(fused[f'pair_accuracy/{weakest}'])}: a gain of {100 * fused[f'gain/{weakest}']:+.1f} points, 95 % interval "
-        f"{100 * low:+.1f} to {100 * high:+.1f} (paired bootstrap over {base['n_pairs']} pairs by feature)"
-        + ("." if low > 0 else ", which does not exclude none.")
+        f"Stage 0 suppressed {weakest} most ({before}); the fused model reaches {after}: a gain of "
+        f"{100 * fused[f'gain/{weakest}']:+.1f} points, 95 % interval {100 * low:+.1f} to {100 * high:+.1f} "
+        "(paired bootstrap over the pairs)"
+        + ("." if low > 0 else ": this run does not show that the feature was recovered.")
     )
     return said
 
 
 def types_of(pairs: dict[str, dict[str, Any]]) -> list[str]:
-    """The Types of the pair benchmark, in its order."""
+    """The Types of the pair benchmark; what the first model sees least comes first."""
     metrics = next(iter(pairs.values()))
-    return [name.removeprefix("pair_accuracy/") for name in metrics if name.startswith("pair_accuracy/")]
+    names = [name for name in metrics if name.startswith("pair_accuracy/")]
+    return [name.removeprefix("pair_accuracy/") for name in sorted(names, key=metrics.__getitem__)]
+
+
+def sets_of(zero_shot: dict[str, dict[str, dict[str, Any]]]) -> list[str]:
+    """The zero-shot sets; what the first model sees least comes first."""
+    return sorted(zero_shot, key=lambda name: next(iter(zero_shot[name].values()))["acc1"])
 
 
 def tables(facts: RunFacts) -> list[dict[str, Any]]:
@@ -74,9 +81,10 @@ def tables(facts: RunFacts) -> list[dict[str, Any]]:
             [row, percent(each["pair_accuracy"]), *(percent(each[f"pair_accuracy/{name}"]) for name in types)]
             for row, each in facts.pairs.items()
         ]
-        made.append({"title": "Pair accuracy", "note": "percent; chance is 25", "header": ["mean", *types], "rows": rows})
+        note = "percent; chance is 25"
+        made.append({"title": "Pair accuracy", "note": note, "header": ["mean", *types], "rows": rows})
     if facts.zero_shot:
-        sets = list(facts.zero_shot)
+        sets = sets_of(facts.zero_shot)
         rows = []
         for row in next(iter(facts.zero_shot.values())):
             values = [facts.zero_shot[name][row]["acc1"] for name in sets]
@@ -95,18 +103,18 @@ def pictures(facts: RunFacts) -> list[dict[str, str]]:
         made.append(
             {
                 "title": "Pair accuracy by feature",
-                "alt": "Bars: pair accuracy of every stage and the fused model for each feature",
+                "alt": "Bars: pair accuracy of every stage and the fused model by feature; numbers in the table below",
                 "data": plots.bars(types, series, "pairs right, %", 0.25),
             }
         )
     if facts.zero_shot:
-        sets = list(facts.zero_shot)
+        sets = sets_of(facts.zero_shot)
         rows = [row for row in next(iter(facts.zero_shot.values())) if not row.startswith("fused_")]
         series = {row: [facts.zero_shot[name][row]["acc1"] for name in sets] for row in rows}
         made.append(
             {
                 "title": "Zero-shot accuracy by feature",
-                "alt": "Bars: zero-shot accuracy of every stage and the fused model for each feature",
+                "alt": "Bars: zero-shot accuracy of every stage and the fused model by set; numbers in the table below",
                 "data": plots.bars(sets, series, "top-1, %"),
             }
         )
