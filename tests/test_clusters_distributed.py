@@ -17,6 +17,7 @@ from tests.clusters import stage_directory
 from tests.data import make_index
 from tests.distributed import run_ranks
 from tests.tars import write_shards
+from training.cluster import main
 
 ROOT = Path(__file__).parents[1]
 
@@ -46,9 +47,8 @@ def tree(directory: Path) -> dict[str, bytes]:
     return {str(p.relative_to(directory)): p.read_bytes() for p in sorted(directory.rglob("*")) if p.is_file()}
 
 
-@pytest.mark.parametrize("reservoir", [1000, 30])
-@pytest.mark.parametrize("kind", ["vit", "resnet"])
-def test_every_byte_is_the_same_under_any_ranks_workers_and_threads(data, tmp_path, kind, reservoir):
+@pytest.mark.parametrize(("kind", "reservoir", "world_size"), [("vit", 1000, 2), ("resnet", 30, 3)])
+def test_every_byte_is_the_same_under_any_ranks_workers_and_threads(data, tmp_path, kind, reservoir, world_size):
     model = stage_directory(tmp_path / "model", kind)
     options = {"k": 3, "reservoir": reservoir, "keep_features": True}
     threads = torch.get_num_threads()
@@ -57,20 +57,18 @@ def test_every_byte_is_the_same_under_any_ranks_workers_and_threads(data, tmp_pa
         alone = cluster_stage(model, Manifest.load(data), tmp_path / "1", batch_size=5, workers=2, **options)
     finally:
         torch.set_num_threads(threads)
-    for world_size in (2, 3):
-        out = tmp_path / str(world_size)
-        hashes = run_ranks(cluster, world_size, model, data, out, options | {"workers": world_size - 2})
-        assert hashes == [alone.hash] * world_size
-        assert tree(out) == tree(alone.directory)
+    hashes = run_ranks(cluster, world_size, model, data, tmp_path / "ranks", options)
+    assert hashes == [alone.hash] * world_size
+    assert tree(tmp_path / "ranks") == tree(alone.directory)
 
 
 def test_a_user_error_of_one_rank_is_raised_on_all(tmp_path):
     manifest = make_index(tmp_path, 4, 6)
-    tar = tmp_path / "tars" / "00002.tar"
+    tar = tmp_path / "tars" / "00001.tar"
     tar.write_bytes(tar.read_bytes()[:1024])
     model = stage_directory(tmp_path / "model")
-    messages = run_ranks(cluster, 3, model, manifest, tmp_path / "clusters", {"k": 2})
-    assert len(set(messages)) == 1 and "00002.tar has 1024 bytes" in messages[0]
+    messages = run_ranks(cluster, 2, model, manifest, tmp_path / "clusters", {"k": 2})
+    assert len(set(messages)) == 1 and "00001.tar has 1024 bytes" in messages[0]
     assert not list((tmp_path / "clusters").glob(".error*"))
 
 
@@ -85,10 +83,10 @@ def test_other_precision_or_batch_size_agrees_by_adjusted_rand_index(data, tmp_p
     assert agreement(exact.directory, half.directory) > 0.8
 
 
-def command(*arguments: object, processes: int = 1) -> subprocess.CompletedProcess:
-    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
+def torchrun(*arguments: object) -> subprocess.CompletedProcess:
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "training.cluster"]
     return subprocess.run(
-        [sys.executable, *launch, "-m", "training.cluster", *map(str, arguments)],
+        [sys.executable, *launch, *map(str, arguments)],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
@@ -97,29 +95,31 @@ def command(*arguments: object, processes: int = 1) -> subprocess.CompletedProce
     )
 
 
-def test_the_command_alone_and_under_torchrun(tmp_path):
+def alone(*arguments: object) -> int:
+    return main([*map(str, arguments), "--device", "cpu"])
+
+
+def test_the_command_alone_and_under_torchrun(tmp_path, capsys):
     write_shards(tmp_path / "tars", 3, 10)
     model = stage_directory(tmp_path / "model")
-    common = [model, "--train-data", tmp_path / "tars", "--mcl-clusters", 2, "--batch-size", 4, "--workers", 0]
-    alone = command(*common, "--output", tmp_path / "alone")
-    assert alone.returncode == 0, alone.stderr
-    assert "30 samples in 2 clusters" in alone.stdout
-    both = command(*common, "--output", tmp_path / "both", "--compare", tmp_path / "alone", processes=2)
+    common = [model, "--train-data", tmp_path / "tars", "--mcl-clusters", 2, "--batch-size", 4]
+    assert alone(*common, "--workers", 0, "--output", tmp_path / "alone") == 0
+    assert "30 samples in 2 clusters" in capsys.readouterr().out
+    both = torchrun(*common, "--workers", 1, "--output", tmp_path / "both", "--compare", tmp_path / "alone")
     assert both.returncode == 0, both.stderr
     assert "adjusted Rand index 1.0000" in both.stdout
     assert Clusters.load(tmp_path / "both").hash == Clusters.load(tmp_path / "alone").hash
-    next_stage = command(*common, "--output", tmp_path / "next", "--previous", tmp_path / "alone")
-    assert "with stage 0: normalized mutual information 1.000, 0.00 bits new" in next_stage.stdout, next_stage.stderr
+    assert alone(*common, "--output", tmp_path / "next", "--previous", tmp_path / "alone") == 0
+    assert "with stage 0: normalized mutual information 1.000, 0.00 bits new" in capsys.readouterr().out
     assert json.loads((tmp_path / "next" / "clusters.json").read_text())["previous"]
 
 
-def test_the_command_says_a_mistake_in_one_line(tmp_path):
+def test_the_command_says_a_mistake_in_one_line(tmp_path, capsys):
     write_shards(tmp_path / "tars", 2, 4)
     model = stage_directory(tmp_path / "model")
-    common = [model, "--train-data", tmp_path / "tars", "--output", tmp_path / "out", "--workers", 0]
-    failed = command(*common, "--mcl-clusters", 9)
-    errors = [line for line in failed.stderr.splitlines() if "error" in line.lower()]
-    assert failed.returncode == 2 and "Traceback" not in failed.stderr
-    assert errors == ["error: 9 clusters cannot be made of 8 samples; lower --mcl-clusters"]
-    ranks = command(*common, "--mcl-clusters", 9, processes=2)
-    assert ranks.returncode == 1 and ranks.stderr.count("9 clusters cannot be made") == 1
+    common = [model, "--train-data", tmp_path / "tars", "--mcl-clusters", 9, "--workers", 0]
+    assert alone(*common, "--output", tmp_path / "alone") == 2
+    message = "error: 9 clusters cannot be made of 8 samples; lower --mcl-clusters"
+    assert [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")] == [message]
+    ranks = torchrun(*common, "--output", tmp_path / "ranks")
+    assert ranks.returncode == 1 and ranks.stderr.count(message) == 1

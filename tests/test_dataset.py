@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from mcl_clip.loading.augment import pil_train_transform
+from mcl_clip.loading.augment import eval_transform, pil_train_transform
 from mcl_clip.loading.dataset import Request, ShardDataset, sample_words
 from mcl_clip.plan.epochs import EpochPlans
 from mcl_clip.plan.policy import Policy
+from mcl_clip.shards.buckets import write_buckets
+from mcl_clip.shards.manifest import Manifest
 from tests.data import TRANSFORM, labelled, make_index, planned_keys, tokenize
 from tests.tars import image_bytes
 
@@ -132,3 +134,40 @@ def test_open_clips_own_transform_can_be_used(index):
     assert first.images.dtype == torch.float32
     assert first.slow == 12
     assert torch.equal(first.images, second.images)
+
+
+class LabelByKey:
+    """Three skewed labels, a function of the source key."""
+
+    hash = "by key"
+
+    def labels_for(self, shard, keys, *, partial=False):
+        return [str(min(int(key) % 9 // 4, 1)) if int(key) % 7 else "2" for key in keys]
+
+    def check_shards(self, shards):
+        pass
+
+
+def test_source_buckets_and_index_only_are_one_class(index, tmp_path):
+    source = Manifest.load(index)
+    tars = write_buckets(source, LabelByKey(), tmp_path / "tars", shard_size=5)
+    pointers = write_buckets(source, LabelByKey(), tmp_path / "pointers", shard_size=5, index_only=True)
+    assert [m.kind for m in (source, tars, pointers)] == ["source", "buckets", "index-only"]
+    found = []
+    for manifest in (source, tars, pointers):
+        plans = EpochPlans(
+            manifest.label_paths, manifest.shard_label, manifest.shard_size, 3, 1, 6, Policy(min_segment=2)
+        )
+        dataset = ShardDataset(manifest, plans, eval_transform({"size": 16}), tokenize)
+        seen = {}
+        for t in range(len(plans[0])):
+            samples, layout = dataset[request(dataset, t)], plans[0].layout(t)
+            for place, key in enumerate(samples.keys):
+                seen[key] = (samples.images[place].numpy().tobytes(), samples.texts[place].tolist())
+            if manifest is not source:
+                for (start, stop), label in zip(layout.bounds(), plans[0][t].labels, strict=True):
+                    own = LabelByKey().labels_for("", [key.split("/")[1] for key in samples.keys[start:stop]])
+                    assert set(own) == {label}
+        found.append(seen)
+    assert len(found[0]) == 54
+    assert found[0] == found[1] == found[2]
