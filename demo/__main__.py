@@ -80,14 +80,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         "before, fuse all three, score each, and write a report. A finished part is reused when run again.",
     )
     parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="the run directory (default runs/demo)")
-    parser.add_argument("--size", choices=("default", "tiny"), default="default", help="tiny runs in seconds, learns nothing")
+    parser.add_argument(
+        "--size", choices=("default", "tiny"), default="default", help="tiny runs in seconds, learns nothing"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the data and the training (default 0)")
     args = parser.parse_args(argv)
     start, size, run = time.time(), TINY if args.size == "tiny" else DEFAULT, args.output
     progress = sys.stderr.isatty()
     data = generate(run.with_name(f"{run.name}-data"), size, args.seed, progress)
     command = training_command(data, run, size, args.seed)
-    print("$ " + " ".join(["python", *(f"'{word}'" if set("{(") & set(word) else word for word in command[1:])]), flush=True)
+    print(
+        "$ " + " ".join(["python", *(f"'{word}'" if set("{(") & set(word) else word for word in command[1:])]),
+        flush=True,
+    )
     finished = subprocess.run(command, env=os.environ | {"PYTHONUNBUFFERED": "1"})
     if finished.returncode:
         raise UserError(f"training ended with status {finished.returncode}; its own message stands above")

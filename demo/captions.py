@@ -22,8 +22,7 @@ def write_captions(values: np.ndarray, mention: Mapping[str, float], rng: np.ran
     captions = []
     for row in range(len(values)):
         words = {
-            feature.name: feature.values[values[row, i]] if said[row, i] else ""
-            for i, feature in enumerate(FEATURES)
+            feature.name: feature.values[values[row, i]] if said[row, i] else "" for i, feature in enumerate(FEATURES)
         }
         captions.append(OPENINGS[opening[row]] + ORDERS[order[row]](words))
     return captions

@@ -78,7 +78,9 @@ def read_templates(name: str) -> tuple[Template, ...]:
     lines = _lines(name, "--templates")
     for line in lines:
         if "{}" not in line and "{c}" not in line:
-            raise UserError(f"--templates {name}: the line {line[:60]!r} holds neither {{}} nor {{c}} for the class name")
+            raise UserError(
+                f"--templates {name}: the line {line[:60]!r} holds neither {{}} nor {{c}} for the class name"
+            )
     return tuple(lines)
 
 

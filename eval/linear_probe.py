@@ -44,9 +44,7 @@ def features(
     return [torch.cat(stage) for stage in zip(*parts, strict=True)], np.array(labels, np.int64)
 
 
-def probe(
-    train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, *, seed: int = 0
-) -> tuple[np.ndarray, float]:
+def probe(train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, *, seed: int = 0) -> tuple[np.ndarray, float]:
     """Predict labels of `test` [M, D] by multinomial logistic regression on unit features `train` [N, D].
 
     Fitted with L-BFGS. The inverse L2 strength comes from STRENGTHS: the best on a fifth of the training
@@ -84,9 +82,7 @@ def evaluate(
     inverse_l2_strength, n_train, n_images. Raises `UserError` when the two sets have other classes.
     """
     if train.classnames != test.classnames:
-        raise UserError(
-            f"{train.name} and {test.name} have different classes; the train split must name the same ones"
-        )
+        raise UserError(f"{train.name} and {test.name} have different classes; the train split must name the same ones")
     fitted, fitted_labels = features(scored, train, batch_size=batch_size, progress=progress)
     if len(np.unique(fitted_labels)) < 2:
         raise UserError(f"{train.name} has images of one class only; a linear probe needs two")
@@ -104,9 +100,7 @@ def evaluate(
             "lp_acc1": float(right.mean()),
             "lp_acc1_low": low,
             "lp_acc1_high": high,
-            "lp_mean_per_class_recall": float(
-                np.mean([right[labels == label].mean() for label in np.unique(labels)])
-            ),
+            "lp_mean_per_class_recall": float(np.mean([right[labels == label].mean() for label in np.unique(labels)])),
             "inverse_l2_strength": strength,
             "n_train": len(fitted_labels),
             "n_images": len(labels),
@@ -150,9 +144,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for split in (args.train_split, args.split)
     )
     scored = load_scored_model(args)
-    rows = evaluate(
-        scored, train, test, seed=args.seed, batch_size=args.batch_size, progress=sys.stderr.isatty()
-    )
+    rows = evaluate(scored, train, test, seed=args.seed, batch_size=args.batch_size, progress=sys.stderr.isatty())
     print(table(rows, ["lp_acc1", "lp_mean_per_class_recall"], markdown=args.markdown))
     if args.output:
         write_scores(args.output, rows)

@@ -34,9 +34,7 @@ class PairScores:
 
 def score_pairs(image_embeddings: Tensor, text_embeddings: Tensor) -> PairScores:
     """From unit embeddings [2n, D], the two of a pair side by side."""
-    images, texts = (
-        each.float().reshape(-1, 2, each.shape[-1]) for each in (image_embeddings, text_embeddings)
-    )
+    images, texts = (each.float().reshape(-1, 2, each.shape[-1]) for each in (image_embeddings, text_embeddings))
     return PairScores(
         text_image=torch.einsum("ntd,nid->nti", texts, images).cpu().numpy(),
         images=(images[:, 0] * images[:, 1]).sum(-1).cpu().numpy(),

@@ -62,5 +62,7 @@ def embed_texts(
 def require_finite(embeddings: Tensor, what: str) -> Tensor:
     """The embeddings; `UserError` when one is NaN or infinite, which would be scored as if it were an answer."""
     if not torch.isfinite(embeddings).all():
-        raise UserError(f"the model gives NaN or infinite embeddings of {what}; score it with --precision fp32, or train it again")
+        raise UserError(
+            f"the model gives NaN or infinite embeddings of {what}; score it with --precision fp32, or train it again"
+        )
     return embeddings

@@ -54,7 +54,9 @@ def table(results: Sequence[dict[str, Any]], metrics: Sequence[str], markdown: b
         return "\n".join("| " + " | ".join(row) + " |" for row in rows)
     widths = [max(len(row[column]) for row in [header, *lines]) for column in range(len(header))]
     return "\n".join(
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))])
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        )
         for row in [header, *lines]
     )
 

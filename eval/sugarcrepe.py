@@ -86,8 +86,7 @@ def evaluate(
             | {
                 "data_revision": {category: data._fingerprint for category, data in tables.items()},
                 "intervals": {
-                    f"accuracy/{category}": wilson(float(each.mean()), len(each))
-                    for category, each in hits.items()
+                    f"accuracy/{category}": wilson(float(each.mean()), len(each)) for category, each in hits.items()
                 },
             },
         )
@@ -96,9 +95,7 @@ def evaluate(
 
 
 @torch.inference_mode()
-def _score(
-    scored: ScoredModel, data: Any, category: str, batch_size: int, progress: bool
-) -> dict[str, np.ndarray]:
+def _score(scored: ScoredModel, data: Any, category: str, batch_size: int, progress: bool) -> dict[str, np.ndarray]:
     images, captions = [], []
     for start in tqdm(range(0, len(data), batch_size), category, disable=not progress):
         batch = data[start : start + batch_size]
@@ -106,9 +103,7 @@ def _score(
         for offset, stored in enumerate(batch["image"]):
             where = f"image {start + offset} of SugarCrepe's {category}"
             pixels.append(scored.preprocess(decode(_stored_bytes(stored, where), where)))
-        for offset, (tested, true) in enumerate(
-            zip(batch["tested_labels"], batch["true_label"], strict=True)
-        ):
+        for offset, (tested, true) in enumerate(zip(batch["tested_labels"], batch["true_label"], strict=True)):
             captions += _captions(data, tested, true, f"sample {start + offset} of SugarCrepe's {category}")
         with scored.autocast():
             images.append(stage_embeddings(scored.model, image=torch.stack(pixels).to(scored.device)))

@@ -81,7 +81,9 @@ def count_predictions(
         for embeddings in stages:
             require_finite(embeddings, "images")
         if int(labels.min()) < 0 or int(labels.max()) >= num_classes:
-            raise UserError(f"{data.name} has an image of class {int(labels.max())}, but only {num_classes} class names")
+            raise UserError(
+                f"{data.name} has an image of class {int(labels.max())}, but only {num_classes} class names"
+            )
         for index, (row, weight) in enumerate(zip(rows, weights, strict=True)):
             logits = (row_embedding(scored.model, row, stages) @ weight).cpu()
             best = logits.topk(min(5, num_classes)).indices

@@ -16,9 +16,7 @@ TRANSFORM = TrainTransform((16, 16), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), scale=
 
 def make_index(directory: Path, num_shards: int, samples_per_shard: int, **options) -> Path:
     """Tars and their index; returns the index's directory."""
-    index_sources(
-        write_shards(directory / "tars", num_shards, samples_per_shard, **options), directory / "index"
-    )
+    index_sources(write_shards(directory / "tars", num_shards, samples_per_shard, **options), directory / "index")
     return directory / "index"
 
 
@@ -38,6 +36,4 @@ def tokenize(captions: list[str]) -> torch.Tensor:
 
 def planned_keys(manifest: Manifest, shard: np.ndarray, ordinal: np.ndarray) -> list[str]:
     """Source keys of what a plan names, by way of the manifest."""
-    return [
-        "/".join(manifest.open_shard(int(s)).source_of(int(o))) for s, o in zip(shard, ordinal, strict=True)
-    ]
+    return ["/".join(manifest.open_shard(int(s)).source_of(int(o))) for s, o in zip(shard, ordinal, strict=True)]

@@ -43,13 +43,9 @@ def test_dot_products_are_the_fused_cosines(options):
     assert fused.shares_text_tower and isinstance(collapsed, CollapsedCLIP)
     assert collapsed.encode_image(images).shape == (6, 24) and collapsed.visual.output_dim == 24
     expected = fused.encode_image(images, normalize=True) @ fused.encode_text(tokens(), normalize=True).T
-    scores = (
-        collapsed.encode_image(images, normalize=True) @ collapsed.encode_text(tokens(), normalize=True).T
-    )
+    scores = collapsed.encode_image(images, normalize=True) @ collapsed.encode_text(tokens(), normalize=True).T
     assert torch.allclose(scores, expected, atol=1e-6)
-    assert torch.allclose(
-        collapsed.get_logits(images, tokens())[0], fused.get_logits(images, tokens())[0], atol=1e-4
-    )
+    assert torch.allclose(collapsed.get_logits(images, tokens())[0], fused.get_logits(images, tokens())[0], atol=1e-4)
     assert torch.equal(collapsed.logit_scale, fused.logit_scale) and collapsed.collapse() is collapsed
 
 
@@ -59,9 +55,7 @@ def test_classes_survive_renormalisation_and_raw_scores_are_proportional(options
     fused = fused_of(*with_shared_text(), **options)
     collapsed, images = fused.collapse(), tiny_images(vit(1), 40)
     classes, templates = ["circle", "square", "cat", "dog"], ["a photo of a {}.", "a red {}"]
-    both = [
-        build_zero_shot_classifier(model, model.tokenizer, classes, templates) for model in (fused, collapsed)
-    ]
+    both = [build_zero_shot_classifier(model, model.tokenizer, classes, templates) for model in (fused, collapsed)]
     expected = fused.encode_image(images, normalize=True) @ both[0]
     ours = collapsed.encode_image(images, normalize=True) @ both[1]
     assert torch.allclose(
@@ -94,9 +88,7 @@ def test_mmvp_scores_are_the_same(tmp_path):
         assert ours["metrics"] == pytest.approx(theirs["metrics"], abs=1e-5)
     with torch.no_grad():
         images, texts = tiny_images(vit(1), 40), torch.randint(1, 1000, (40, 16))
-        correct = [
-            score_pairs(m.encode_image(images, True), m.encode_text(texts, True)).correct for m in models
-        ]
+        correct = [score_pairs(m.encode_image(images, True), m.encode_text(texts, True)).correct for m in models]
     assert correct[0].tolist() == correct[1].tolist()
 
 

@@ -98,9 +98,7 @@ def test_an_image_of_absurd_size_is_refused_before_memory_is_taken():
 @given(st.integers(20, 200), st.integers(20, 200), st.integers(0, 10**6))
 def test_same_crop_same_pixels_as_pillow(height, width, seed):
     image = picture(height, width, seed)
-    box = crop_box(
-        height, width, (0.3, 1.0), (3 / 4, 4 / 3), np.random.default_rng(seed).random(WORDS).tolist()
-    )
+    box = crop_box(height, width, (0.3, 1.0), (3 / 4, 4 / 3), np.random.default_rng(seed).random(WORDS).tolist())
     oracle = TF.resized_crop(image, *box, [64, 64], InterpolationMode.BICUBIC)
     top, left, h, w = box
     ours = resize(pixels(image)[:, top : top + h, left : left + w], (64, 64), "bicubic")
@@ -114,9 +112,7 @@ def test_crops_are_distributed_like_torchvisions():
     image = torch.zeros(3, height, width)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        theirs = np.array(
-            [RandomResizedCrop.get_params(image, [0.4, 1.0], [3 / 4, 4 / 3]) for _ in range(count)]
-        )
+        theirs = np.array([RandomResizedCrop.get_params(image, [0.4, 1.0], [3 / 4, 4 / 3]) for _ in range(count)])
     spread = theirs.std(0) / count**0.5
     assert (np.abs(ours.mean(0) - theirs.mean(0)) < 5 * spread + 1e-9).all()
     assert (np.abs(ours.std(0) - theirs.std(0)) < 5 * spread + 1e-9).all()
@@ -124,9 +120,7 @@ def test_crops_are_distributed_like_torchvisions():
 
 @given(st.integers(1, 40), st.integers(1, 400), st.integers(0, 10**6))
 def test_boxes_stay_inside(height, width, seed):
-    box = crop_box(
-        height, width, (0.9, 1.0), (3 / 4, 4 / 3), np.random.default_rng(seed).random(WORDS).tolist()
-    )
+    box = crop_box(height, width, (0.9, 1.0), (3 / 4, 4 / 3), np.random.default_rng(seed).random(WORDS).tolist())
     top, left, h, w = box
     assert 0 <= top <= height - h < height
     assert 0 <= left <= width - w < width
@@ -186,9 +180,7 @@ def test_normalisation_is_totensor_and_normalize():
     image = picture(20, 30)
     oracle = TF.normalize(TF.to_tensor(image), open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
     for channels_last in (False, True):
-        normalise = Normalize(
-            open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD, channels_last=channels_last
-        )
+        normalise = Normalize(open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD, channels_last=channels_last)
         ours = normalise(pixels(image)[None])
         assert ours.is_contiguous(memory_format=normalise.format)
         torch.testing.assert_close(ours[0], oracle, rtol=1e-6, atol=2e-6)

@@ -6,23 +6,100 @@ from open_clip_train.params import parse_args as parse_open_clip
 from mcl_clip.errors import UserError
 from training import flags
 
-SUPPORTED = """
-    accum_freq aug_cfg batch_size beta1 beta2 cache_dir dataset_type ddp_static_graph debug
-    delete_previous_checkpoint device dist_backend dist_url epochs epochs_cooldown eps force_context_length
-    force_custom_text force_image_size force_patch_dropout force_quick_gelu gather_with_grad grad_checkpointing
-    grad_clip_norm image_interpolation image_mean image_resize_mode image_std imagenet_val local_loss lock_image
-    lock_image_freeze_bn_stats lock_image_unlocked_groups lock_text lock_text_freeze_layer_norm
-    lock_text_unlocked_layers log_every_n_steps log_local logs lr lr_cooldown_end lr_cooldown_power lr_scheduler
-    model momentum name no_set_device_rank opt precision pretrained pretrained_image report_to resume
-    save_frequency save_most_recent seed siglip skip_scheduler torchcompile train_data train_num_samples
-    use_bn_sync val_data val_frequency val_num_samples wandb_notes wandb_project_name warmup wd workers
-    zeroshot_frequency
-""".split()
-REFUSED = """
-    coca_caption_loss_weight coca_contrastive_loss_weight copy_codebase csv_caption_key csv_img_key csv_separator
-    dataset_resampled distill_model distill_pretrained horovod imagenet_v2 loss_dist_impl remote_sync
-    remote_sync_frequency remote_sync_protocol torchscript trace train_data_upsampling_factors use_bnb_linear
-""".split()
+SUPPORTED = [
+    "accum_freq",
+    "aug_cfg",
+    "batch_size",
+    "beta1",
+    "beta2",
+    "cache_dir",
+    "dataset_type",
+    "ddp_static_graph",
+    "debug",
+    "delete_previous_checkpoint",
+    "device",
+    "dist_backend",
+    "dist_url",
+    "epochs",
+    "epochs_cooldown",
+    "eps",
+    "force_context_length",
+    "force_custom_text",
+    "force_image_size",
+    "force_patch_dropout",
+    "force_quick_gelu",
+    "gather_with_grad",
+    "grad_checkpointing",
+    "grad_clip_norm",
+    "image_interpolation",
+    "image_mean",
+    "image_resize_mode",
+    "image_std",
+    "imagenet_val",
+    "local_loss",
+    "lock_image",
+    "lock_image_freeze_bn_stats",
+    "lock_image_unlocked_groups",
+    "lock_text",
+    "lock_text_freeze_layer_norm",
+    "lock_text_unlocked_layers",
+    "log_every_n_steps",
+    "log_local",
+    "logs",
+    "lr",
+    "lr_cooldown_end",
+    "lr_cooldown_power",
+    "lr_scheduler",
+    "model",
+    "momentum",
+    "name",
+    "no_set_device_rank",
+    "opt",
+    "precision",
+    "pretrained",
+    "pretrained_image",
+    "report_to",
+    "resume",
+    "save_frequency",
+    "save_most_recent",
+    "seed",
+    "siglip",
+    "skip_scheduler",
+    "torchcompile",
+    "train_data",
+    "train_num_samples",
+    "use_bn_sync",
+    "val_data",
+    "val_frequency",
+    "val_num_samples",
+    "wandb_notes",
+    "wandb_project_name",
+    "warmup",
+    "wd",
+    "workers",
+    "zeroshot_frequency",
+]
+REFUSED = [
+    "coca_caption_loss_weight",
+    "coca_contrastive_loss_weight",
+    "copy_codebase",
+    "csv_caption_key",
+    "csv_img_key",
+    "csv_separator",
+    "dataset_resampled",
+    "distill_model",
+    "distill_pretrained",
+    "horovod",
+    "imagenet_v2",
+    "loss_dist_impl",
+    "remote_sync",
+    "remote_sync_frequency",
+    "remote_sync_protocol",
+    "torchscript",
+    "trace",
+    "train_data_upsampling_factors",
+    "use_bnb_linear",
+]
 VALUES = {
     "remote_sync_protocol": "fsspec",
     "remote_sync_frequency": "7",

@@ -27,9 +27,7 @@ def stage(model, kind="vit", tokenizer=None):
         "model_cfg": complete_model_cfg(model, TINY[kind]),
         "preprocess_cfg": dict(model.visual.preprocess_cfg),
     }
-    return Stage(
-        model, config, tokenizer or get_tokenizer("ViT-B-32", context_length=model.context_length), "tiny"
-    )
+    return Stage(model, config, tokenizer or get_tokenizer("ViT-B-32", context_length=model.context_length), "tiny")
 
 
 def vit(seed, **overrides):
@@ -50,14 +48,10 @@ def test_concat_is_raw_embeddings_side_by_side_then_normalised():
     fused, images = fused_of(*models), tiny_images(vit(1), 4)
     raw = torch.cat([model.encode_image(images) for model in models], dim=1)
     assert torch.equal(fused.encode_image(images), raw)
-    assert torch.allclose(
-        fused.encode_image(images, normalize=True), raw / raw.norm(dim=1, keepdim=True), atol=1e-7
-    )
+    assert torch.allclose(fused.encode_image(images, normalize=True), raw / raw.norm(dim=1, keepdim=True), atol=1e-7)
     raw = torch.cat([model.encode_text(tokens()) for model in models], dim=1)
     assert torch.equal(fused.encode_text(tokens()), raw)
-    assert torch.allclose(
-        fused.encode_text(tokens(), normalize=True), raw / raw.norm(dim=1, keepdim=True), atol=1e-7
-    )
+    assert torch.allclose(fused.encode_text(tokens(), normalize=True), raw / raw.norm(dim=1, keepdim=True), atol=1e-7)
 
 
 @pytest.mark.parametrize("weights", [None, [1.0, 2.0, 5.0]])
@@ -230,9 +224,7 @@ def test_gradients_reach_every_stage_through_shared_blocks():
     fused = fused_of(base, other)
     with torch.enable_grad():
         fused.encode_image(tiny_images(base, 2)).sum().backward()
-        expected = (
-            base.encode_image(tiny_images(base, 2)).sum() + other.encode_image(tiny_images(base, 2)).sum()
-        )
+        expected = base.encode_image(tiny_images(base, 2)).sum() + other.encode_image(tiny_images(base, 2)).sum()
         expected.backward()
     ours = fused.stages[0].visual.conv1.weight.grad
     assert torch.allclose(ours, base.visual.conv1.weight.grad + other.visual.conv1.weight.grad, atol=1e-5)
@@ -298,9 +290,7 @@ def test_clip_benchmarks_own_command_runs_on_it(tmp_path, capsys):
     result = json.loads((tmp_path / "scores.json").read_text())
     model, preprocess, tokenizer = mcl_clip.load(tmp_path / "fused")
     with torch.no_grad():
-        weights = build_zero_shot_classifier(
-            model, tokenizer, ["circle", "square", "cat"], ["a photo of a {}."]
-        )
+        weights = build_zero_shot_classifier(model, tokenizer, ["circle", "square", "cat"], ["a photo of a {}."])
         images = torch.stack([preprocess(picture) for picture in pictures])
         right = (model.encode_image(images, True) @ weights).argmax(1) == torch.arange(9) % 3
     assert result["metrics"]["acc1"] == pytest.approx(right.float().mean().item())

@@ -86,9 +86,7 @@ def test_every_stage_goes_back_to_open_clip(stages, fused, tmp_path):
     assert main([str(fused), "--split", "--output", str(tmp_path / "split")]) == 0
     model, images = load_fused(fused), tiny_images(vit(1), 2)
     for number, original in enumerate(stages):
-        theirs, _, _ = open_clip.create_model_and_transforms(
-            f"local-dir:{tmp_path}/split/stage_{number}/model"
-        )
+        theirs, _, _ = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}/split/stage_{number}/model")
         state = load_stage_model(original)[0].state_dict()
         assert all(torch.equal(tensor, state[name]) for name, tensor in theirs.state_dict().items())
         assert torch.equal(theirs.eval().encode_image(images), model.stages[number].encode_image(images))
@@ -114,9 +112,7 @@ def test_load_gives_a_plain_model_for_a_stage_and_leaves_random_state_alone(stag
 
 def test_low_precision_loads(fused):
     model, _, _ = mcl_clip.load(fused, precision="pure_bf16")
-    assert (
-        model.stages[1].visual.conv1.weight.dtype == torch.bfloat16 and model.sharing["image"]["steps"] == 10
-    )
+    assert model.stages[1].visual.conv1.weight.dtype == torch.bfloat16 and model.sharing["image"]["steps"] == 10
     with torch.no_grad():
         assert model.encode_image(tiny_images(vit(1), 2).bfloat16()).dtype == torch.bfloat16
 

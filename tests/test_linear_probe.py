@@ -70,8 +70,7 @@ def test_every_row_is_probed_from_one_embedding_of_each_set(tmp_path, stages) ->
     train, test = (open_set(folders, split, templates="simple") for split in ("train", "test"))
     passes = []
     counted = [
-        replace(each, samples=lambda each=each: passes.append(each.size) or each.samples())
-        for each in (train, test)
+        replace(each, samples=lambda each=each: passes.append(each.size) or each.samples()) for each in (train, test)
     ]
     scored = ScoredModel(*load(stages), "m")
     rows = {row["model"]: row["metrics"] for row in evaluate(scored, *counted)}

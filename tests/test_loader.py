@@ -94,9 +94,7 @@ def test_a_virtual_epoch_continues_in_the_next_pass(index):
 
 def ranks_keys(rank, world_size, index, batch_size, accum_freq, workers, state, stop):
     """(keys of a whole epoch, keys after `state` up to step `stop`, state then), gathered from all ranks."""
-    multiprocessing.set_start_method(
-        "fork", force=True
-    )  # as under torchrun, not as the harness's ranks start
+    multiprocessing.set_start_method("fork", force=True)  # as under torchrun, not as the harness's ranks start
     multiprocessing.current_process()._config["daemon"] = False  # the harness's daemons may not have workers
     split = {"batch_size": batch_size, "accum_freq": accum_freq, "workers": workers}
     whole = keys_by_step(loader_of(index, rank=rank, world_size=world_size, **split))

@@ -6,9 +6,7 @@ from mcl_clip.loss.blocks import blocks_of
 from mcl_clip.plan.segments import SegmentLayout
 from tests.slow_losses import labels_of
 
-layouts = st.lists(st.integers(1, 7), min_size=1, max_size=10).map(
-    lambda lengths: SegmentLayout(tuple(lengths))
-)
+layouts = st.lists(st.integers(1, 7), min_size=1, max_size=10).map(lambda lengths: SegmentLayout(tuple(lengths)))
 
 
 @given(layouts, st.integers(0, 20), st.integers(1, 70), st.integers(1, 60))

@@ -102,9 +102,7 @@ def test_lone_samples_have_no_loss_and_no_gradient(value):
     loss = MCLClipLoss()(image, text, scale, segments=SegmentLayout((1, 1, 1, 1)))
     for each in value_and_gradients(loss, image, text, scale):
         assert not each.any()
-    mixed = value_and_gradients(
-        MCLClipLoss()(image, text, scale, segments=SegmentLayout((1, 3))), image, text, scale
-    )
+    mixed = value_and_gradients(MCLClipLoss()(image, text, scale, segments=SegmentLayout((1, 3))), image, text, scale)
     assert not mixed[1][0].any() and not mixed[2][0].any() and mixed[1][1:].any()
 
 

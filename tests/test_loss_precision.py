@@ -61,9 +61,7 @@ def test_compiled_steps_are_few_and_right_over_changing_layouts(ours, theirs, bi
     for cut in range(1, 24):
         layout = SegmentLayout((cut,) + (1,) * (24 - cut))
         found = value_and_gradients(compiled(image, text, layout), *inputs)
-        for mine, reference in zip(
-            found, value_and_gradients(step(image, text, layout), *inputs), strict=True
-        ):
+        for mine, reference in zip(found, value_and_gradients(step(image, text, layout), *inputs), strict=True):
             torch.testing.assert_close(mine, reference)
         after_first = after_first or len(compilations)
     assert 0 < len(compilations) <= after_first + 1

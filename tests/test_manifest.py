@@ -97,6 +97,4 @@ def test_the_hash_is_of_the_content_alone(tmp_path):
         shards["rows_sha256"] = ["00"]
         return write_manifest(tmp_path / name, "source", shards=shards, tars=tars, made_from=made_from).hash
 
-    assert (
-        write("a") == write("b", made_from={"x": 1}) == write("c", path="/d/0.tar") != write("d", samples=6)
-    )
+    assert write("a") == write("b", made_from={"x": 1}) == write("c", path="/d/0.tar") != write("d", samples=6)

@@ -59,9 +59,7 @@ def test_the_score_is_the_official_rule_with_ties() -> None:
     )
     assert (similarity[:, :, 0] == similarity[:, :, 1]).any(), "the case of a tie must occur"
     assert scores.correct.tolist() == official(similarity)
-    assert scores.same_image.tolist() == [
-        (a[0] > a[1]) == (b[0] > b[1]) for a, b in similarity
-    ]
+    assert scores.same_image.tolist() == [(a[0] > a[1]) == (b[0] > b[1]) for a, b in similarity]
 
 
 def test_types_of_unequal_size_weigh_the_same() -> None:

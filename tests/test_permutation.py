@@ -24,9 +24,7 @@ def test_bijection(size, key):
 @given(st.integers(1, 400), keys, st.data())
 def test_pointwise_equals_whole(size, key, data):
     index = data.draw(st.integers(0, size - 1))
-    assert (
-        permute(np.array([index]), np.array([size]), np.array([key], np.uint64))[0] == whole(size, key)[index]
-    )
+    assert permute(np.array([index]), np.array([size]), np.array([key], np.uint64))[0] == whole(size, key)[index]
 
 
 def test_sizes_and_keys_may_differ_by_element():

@@ -19,15 +19,11 @@ G = 24
 def cases(draw):
     """(label paths, shard labels, shard sizes): skewed buckets cut into shards of any size, also empty."""
     sizes = draw(
-        st.lists(
-            st.sampled_from([0, 1, 2, 7, G - 1, G, G + 1, 2 * G, 5 * G + 3, 300]), min_size=1, max_size=8
-        )
+        st.lists(st.sampled_from([0, 1, 2, 7, G - 1, G, G + 1, 2 * G, 5 * G + 3, 300]), min_size=1, max_size=8)
     )
     limit = draw(st.integers(1, 40))
     paths = [f"{label % 3}/{label // 3}" for label in range(len(sizes))]
-    shards = [
-        (label, min(limit, size - at)) for label, size in enumerate(sizes) for at in range(0, size, limit)
-    ]
+    shards = [(label, min(limit, size - at)) for label, size in enumerate(sizes) for at in range(0, size, limit)]
     shards += [(label, 0) for label in range(draw(st.integers(0, len(sizes))))]
     shards = draw(st.permutations(shards))
     assume(sum(size for _, size in shards) >= G)
@@ -132,9 +128,7 @@ def test_epochs_stages_and_seeds_differ_but_not_in_length(case, policy):
     assert len({len(plan) for plan in variants}) == 1
     assert len({plan.num_padding for plan in variants}) == 1
     if len(variants[0]) > 4:
-        orders = {
-            tuple(sample for t in range(len(plan)) for sample in batch_samples(plan[t])) for plan in variants
-        }
+        orders = {tuple(sample for t in range(len(plan)) for sample in batch_samples(plan[t])) for plan in variants}
         assert len(orders) == len(variants)
 
 

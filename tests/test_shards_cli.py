@@ -18,11 +18,7 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture
 def data(tmp_path):
     paths = write_shards(tmp_path / "data", 3, 6, no_caption=[(0, 2)])
-    rows = [
-        (f"{shard:05d}", f"{shard:05d}{sample:04d}", str(sample % 3))
-        for shard in range(3)
-        for sample in range(6)
-    ]
+    rows = [(f"{shard:05d}", f"{shard:05d}{sample:04d}", str(sample % 3)) for shard in range(3) for sample in range(6)]
     pandas.DataFrame(rows, columns=["shard", "key", "label"]).to_parquet(tmp_path / "labels.parquet")
     return tmp_path, paths
 

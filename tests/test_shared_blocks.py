@@ -169,9 +169,7 @@ def test_a_branch_that_writes_in_place_does_not_disturb_the_others():
 def test_sharing_is_by_bits():
     zero = torch.tensor([0.0])
     assert identical(zero, torch.tensor([0.0])) and not identical(zero, torch.tensor([-0.0]))
-    assert not identical(zero, torch.tensor([0.0], dtype=torch.float64)) and not identical(
-        zero, zero.reshape(1, 1)
-    )
+    assert not identical(zero, torch.tensor([0.0], dtype=torch.float64)) and not identical(zero, zero.reshape(1, 1))
     assert identical(torch.tensor([float("nan")]), torch.tensor([float("nan")]))
     assert identical(torch.tensor(3), torch.tensor(3)) and identical(torch.empty(0, 2), torch.empty(0, 2))
 

@@ -60,10 +60,7 @@ def test_a_sample_is_right_when_the_caption_is_strictly_closer(tmp_path, stages)
     write_category(tmp_path, "add_obj", 5)
     tables = {name: open_category(name, tmp_path) for name in ("swap_obj", "add_att", "add_obj")}
     model, preprocess, tokenizer = load(stages)
-    rows = {
-        row["model"]: row["metrics"]
-        for row in evaluate(ScoredModel(model, preprocess, tokenizer, "m"), tables)
-    }
+    rows = {row["model"]: row["metrics"] for row in evaluate(ScoredModel(model, preprocess, tokenizer, "m"), tables)}
     assert list(rows) == ["stage_0", "stage_1", "fused"]
     for name, alone in (("stage_0", model.stages[0]), ("stage_1", model.stages[1]), ("fused", model)):
         expected = {}
@@ -77,9 +74,7 @@ def test_a_sample_is_right_when_the_caption_is_strictly_closer(tmp_path, stages)
                 closer, other = (image @ text.T)[0].tolist()
                 right += closer > other
             expected[category] = right / len(table)
-        assert {category: rows[name][f"accuracy/{category}"] for category in tables} == pytest.approx(
-            expected
-        )
+        assert {category: rows[name][f"accuracy/{category}"] for category in tables} == pytest.approx(expected)
         add = (expected["add_att"] + expected["add_obj"]) / 2
         assert rows[name]["accuracy/add"] == pytest.approx(add)
         assert rows[name]["accuracy"] == pytest.approx(sum(expected.values()) / 3)
@@ -93,9 +88,7 @@ def test_a_tie_is_wrong(tmp_path) -> None:
         model.text_projection.zero_()
     preprocess = image_transform_v2(PreprocessCfg(size=(32, 32)), is_train=False)
     tokenizer = open_clip.SimpleTokenizer(context_length=16)
-    rows = evaluate(
-        ScoredModel(model, preprocess, tokenizer, "m"), {"swap_att": open_category("swap_att", tmp_path)}
-    )
+    rows = evaluate(ScoredModel(model, preprocess, tokenizer, "m"), {"swap_att": open_category("swap_att", tmp_path)})
     assert rows[0]["metrics"]["accuracy"] == 0.0
 
 
@@ -129,9 +122,9 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, stages, damage, caps
     assert stop.value.code == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1
-    assert {"image": "image 2", "column": "tested_labels", "labels": "sample 2", "absent": "add_att"}[
-        damage
-    ] in lines[0]
+    assert {"image": "image 2", "column": "tested_labels", "labels": "sample 2", "absent": "add_att"}[damage] in lines[
+        0
+    ]
     assert not output.exists()
 
 

@@ -9,9 +9,7 @@ from hypothesis import strategies as st
 
 from mcl_clip.shards.tar import BLOCK, END_OF_ARCHIVE, TarError, header, members
 
-_names = st.text(
-    st.characters(blacklist_categories=("Cs",), blacklist_characters="\0"), min_size=1, max_size=300
-)
+_names = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\0"), min_size=1, max_size=300)
 names = _names.map(lambda name: name.strip("/") or "x")
 
 

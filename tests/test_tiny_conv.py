@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+
 import open_clip
 import pytest
 import timm

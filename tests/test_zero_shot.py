@@ -89,7 +89,9 @@ def test_equals_open_clips_classifier(tmp_path, stages) -> None:
 
 def test_acc5_is_null_below_five_classes(tmp_path, stages) -> None:
     data = open_set(str(class_folders(tmp_path)))
-    few = ClassificationSet("few", CLASSES[:2], data.templates, 6, lambda first=0, step=1: iter(list(data.samples())[first:6:step]))
+    few = ClassificationSet(
+        "few", CLASSES[:2], data.templates, 6, lambda first=0, step=1: iter(list(data.samples())[first:6:step])
+    )
     assert all(row["acc5"] is None for row in values(evaluate(scored(stages), few)).values())
 
 
@@ -170,7 +172,8 @@ def test_whole_numbers_are_classes_in_numeric_order(tmp_path) -> None:
 
     images = [{"bytes": encoded(0, number), "path": None} for number in range(12)]
     table = datasets.Dataset.from_dict(
-        {"image": images, "label": list(range(12))}, features=datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+        {"image": images, "label": list(range(12))},
+        features=datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")}),
     )
     table.save_to_disk(tmp_path / "saved")
     data = open_set(str(tmp_path / "saved"))

@@ -88,9 +88,7 @@ def _card(options: argparse.Namespace) -> dict:
         try:
             card["recipe"] = yaml.safe_load(Path(options.recipe).read_text())
         except (OSError, yaml.YAMLError) as error:
-            raise UserError(
-                f"--recipe {options.recipe} cannot be read ({str(error).splitlines()[0]})"
-            ) from None
+            raise UserError(f"--recipe {options.recipe} cannot be read ({str(error).splitlines()[0]})") from None
     rows = [row for path in options.scores for row in _rows(path)]
     return card | ({"scores": rows} if rows else {})
 

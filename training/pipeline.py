@@ -12,9 +12,9 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from mcl_clip.clustering.stage import cluster_stage
 
 from mcl_clip.clustering.pseudo_labels import PseudoLabels, UserLabels
+from mcl_clip.clustering.stage import cluster_stage
 from mcl_clip.errors import UserError
 from mcl_clip.fusion.files import is_fused, read_fused_config, save_fused
 from mcl_clip.fusion.load import fuse

@@ -78,9 +78,7 @@ def load_stage_model(
 def model_hash(directory: str | os.PathLike) -> str:
     """SHA-256 of what a stage model computes: its architecture, its preprocessing and its weights' bytes."""
     config = read_stage_config(directory)
-    return sha256_json(
-        [config["model_cfg"], config.get("preprocess_cfg", {}), sha256_file(stage_weights(directory))]
-    )
+    return sha256_json([config["model_cfg"], config.get("preprocess_cfg", {}), sha256_file(stage_weights(directory))])
 
 
 def complete_model_cfg(model: Any, model_cfg: Mapping[str, Any]) -> dict[str, Any]:

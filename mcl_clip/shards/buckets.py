@@ -109,8 +109,7 @@ def _refuse_other(directory: Path, old: dict[str, Any], new: dict[str, Any], ver
     different = [name for name in new if old.get(name) != new[name]]
     if different:
         raise UserError(
-            f"{directory} {verb} another {', '.join(different)} than this run; delete it, or choose another "
-            f"--output"
+            f"{directory} {verb} another {', '.join(different)} than this run; delete it, or choose another --output"
         )
 
 

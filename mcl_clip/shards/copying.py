@@ -75,9 +75,7 @@ class WriteShard:
         """Write the samples of `rows`, payloads as they are; returns the rows of the new tar."""
         origins = zip(rows["source"].to_pylist(), rows["source_key"].to_pylist(), strict=True)
         keys = [member_key(source, key) for source, key in origins]
-        tars, starts, sizes = (
-            column(rows, name).tolist() for name in ("tar", "sample_offset", "sample_size")
-        )
+        tars, starts, sizes = (column(rows, name).tolist() for name in ("tar", "sample_offset", "sample_size"))
         old = {name: column(rows, f"{name}_offset").tolist() for name in ("image", "caption")}
         new: dict[str, list[int]] = {name: [] for name in ("image", "caption", "sample", "size", "frame")}
         place = flushed = 0

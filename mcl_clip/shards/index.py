@@ -112,16 +112,12 @@ def _facts_path(directory: Path, rank: int) -> Path:
     return directory / "work" / f"indexed-{rank}.json"
 
 
-def _commit(
-    directory: Path, paths: list[str], stored: list[str], caption_key: str | None, world_size: int
-) -> None:
+def _commit(directory: Path, paths: list[str], stored: list[str], caption_key: str | None, world_size: int) -> None:
     files = [_facts_path(directory, rank) for rank in range(world_size)]
     facts = [fact for file in files for fact in read_json(file)]
     columns = {name: [fact[name] for fact in facts] for name in ("samples", "failed", "bytes", "rows_sha256")}
     if not sum(columns["samples"]):
-        wanted = (
-            f".json with {caption_key!r}" if caption_key else ".txt (for captions in .json: --caption-key)"
-        )
+        wanted = f".json with {caption_key!r}" if caption_key else ".txt (for captions in .json: --caption-key)"
         raise UserError(f"no sample of {paths[0]} and {len(paths) - 1} more has an image and a {wanted}")
     write_manifest(
         directory,

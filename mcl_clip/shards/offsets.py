@@ -49,9 +49,7 @@ def column(table: pa.Table, name: str) -> np.ndarray:
     return table[name].to_numpy()
 
 
-def write_rows(
-    path: str | os.PathLike, table: pa.Table, facts: dict[str, Any], mtime_ns: int | None = None
-) -> None:
+def write_rows(path: str | os.PathLike, table: pa.Table, facts: dict[str, Any], mtime_ns: int | None = None) -> None:
     """Write rows, and JSON-like `facts` about them in the schema's metadata, atomically.
 
     `mtime_ns` becomes the modification time of the file: the index keeps that of the tar in it.

@@ -46,9 +46,7 @@ class Sample:
     extensions: list[str]
 
 
-def samples(
-    buffer: Any, start: int = 0, stop: int | None = None, *, archive: bool = True
-) -> Iterator[Sample]:
+def samples(buffer: Any, start: int = 0, stop: int | None = None, *, archive: bool = True) -> Iterator[Sample]:
     """Group a tar's members by WebDataset's rule: the key ends at the first dot of the base name.
 
     Extensions are in lower case. Members without an extension and `__meta__` files belong to no sample.

@@ -57,9 +57,7 @@ def name_sources(paths: Sequence[str]) -> list[str]:
 def _expand(part: str) -> list[str]:
     scheme = re.match(r"(\w+):", part)
     if scheme:
-        raise UserError(
-            f"--train-data {part}: only local tars can be read, not {scheme[1]}:; copy or mount the data"
-        )
+        raise UserError(f"--train-data {part}: only local tars can be read, not {scheme[1]}:; copy or mount the data")
     try:
         patterns = list(braceexpand(part))
     except ValueError:

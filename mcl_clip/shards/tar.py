@@ -40,9 +40,7 @@ def padded(size: int) -> int:
     return -(-size // BLOCK) * BLOCK
 
 
-def members(
-    buffer: Any, start: int = 0, stop: int | None = None, *, archive: bool = True
-) -> Iterator[Member]:
+def members(buffer: Any, start: int = 0, stop: int | None = None, *, archive: bool = True) -> Iterator[Member]:
     """Regular files in `buffer[start:stop]`, in order; `buffer` slices to bytes (bytes, memoryview, mmap).
 
     Links, directories and devices are passed over; nothing is ever extracted. A whole archive must have its
@@ -62,9 +60,7 @@ def members(
         data = position + BLOCK
         end = data + (0 if header.type in b"123456" else padded(extent))
         if end > stop:
-            raise TarError(
-                f"truncated: the member at block {position // BLOCK} ends at byte {end}, beyond {stop}"
-            )
+            raise TarError(f"truncated: the member at block {position // BLOCK} ends at byte {end}, beyond {stop}")
         if header.type in b"xLKg":
             payload = bytes(buffer[data : data + header.size])
             if header.type == b"L":
