@@ -40,8 +40,9 @@ TINY = Size(images=768, shard=256, pairs=8, zero_shot=24)
 def generate(directory: Path, size: Size = DEFAULT, seed: int = 0, progress: bool = False) -> Path:
     """Write `train/*.tar`, `mmvp/` and `zero_shot/{feature}/` below `directory`, or reuse what stands there.
 
-    train: shards as img2dataset writes them, the feature values in each `.json`. mmvp: pairs that differ in one feature, in
-    MMVP-VLM's layout. zero_shot: a folder per class and a template file, as `datasets` reads an image folder.
+    train: shards as img2dataset writes them, the feature values in each `.json`. mmvp: pairs that differ in one
+    feature, in MMVP-VLM's layout. zero_shot: a folder per class and a template file, as `datasets` reads an image
+    folder.
     """
     wanted = {"format": FORMAT, "seed": seed, **asdict(size)}
     manifest = directory / "data.json"
@@ -92,7 +93,7 @@ def write_shard(directory: Path, shard: int, count: int, seed: int) -> None:
 
 def write_pairs(directory: Path, pairs: int, seed: int) -> None:
     """`pairs` pairs a feature; the images of a pair agree in all features but one, which the statements name."""
-    rows = []
+    rows: list[tuple[int, str, str]] = []
     for number, feature in enumerate(FEATURES):
         rng = seeds.generator(seed, PAIRS, number)
         first = draw(pairs, rng)

@@ -1,7 +1,6 @@
 """The study of feature suppression: its plan of work, its measures, its statistics, and a small run to the page."""
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -62,9 +61,8 @@ def test_every_ablation_changes_the_results_directory():
 
 def test_global_batches_cover_the_training_set_within_labels():
     labels = ["a"] * 100 + ["b"] * 50 + ["c"] * 42
-    settings = replace(SMALL, min_segment=8)
     rows = []
-    for chosen, layout, total in batches(labels, settings, seed=0, draw=0, epoch=0):
+    for chosen, layout, total in batches(labels, SMALL, min_segment=8, seed=0, draw=0, epoch=0):
         assert total == 3 and layout.size == len(chosen) == 64
         for start, stop in layout.bounds():
             assert len({labels[row] for row in chosen[start:stop].tolist()}) == 1

@@ -30,7 +30,15 @@ def new_model(settings: Settings, seed: int, draw: int) -> CLIP:
 
 
 def train(
-    model: CLIP, world: World, labels: list[str], settings: Settings, *, seed: int, draw: int, shares: int
+    model: CLIP,
+    world: World,
+    labels: list[str],
+    settings: Settings,
+    *,
+    min_segment: int,
+    seed: int,
+    draw: int,
+    shares: int,
 ) -> tuple[CLIP, float]:
     """Train on negatives of the same label; returns the model in eval mode and the last epoch's loss."""
     model.train()
@@ -48,7 +56,9 @@ def train(
     schedule, step, last = None, 0, math.nan
     for epoch in range(epochs):
         losses = []
-        for rows, layout, total in batches(labels, settings, seed=seed, draw=draw, epoch=epoch):
+        for rows, layout, total in batches(
+            labels, settings, min_segment=min_segment, seed=seed, draw=draw, epoch=epoch
+        ):
             schedule = schedule or cosine_lr(optimizer, settings.lr, settings.warmup, total * epochs)
             schedule(step)
             optimizer.zero_grad()
@@ -65,7 +75,7 @@ def train(
 
 
 def batches(
-    labels: list[str], settings: Settings, *, seed: int, draw: int, epoch: int
+    labels: list[str], settings: Settings, *, min_segment: int, seed: int, draw: int, epoch: int
 ) -> Iterator[tuple[torch.Tensor, SegmentLayout, int]]:
     """(rows of the training set, layout, number of batches) of every global batch, as the plan says."""
     names = sorted(set(labels))
@@ -81,7 +91,7 @@ def batches(
         stage=draw,
         epoch=epoch,
         global_batch=settings.batch,
-        policy=Policy(leftovers=settings.leftovers, min_segment=settings.min_segment),
+        policy=Policy(leftovers=settings.leftovers, min_segment=min_segment),
     )
     for turn in range(len(plan)):
         batch = plan[turn]

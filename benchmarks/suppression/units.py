@@ -44,6 +44,8 @@ def train_unit(directory: Path, settings: Settings, seed: int, job: Job) -> None
         world,
         labels_of(directory, world, job),
         settings,
+        # True labels are many and small; pooled ones would have negatives that differ in other features too.
+        min_segment=2 if job.alike else settings.min_segment,
         seed=seed,
         draw=job.draw,
         shares=job.shares,

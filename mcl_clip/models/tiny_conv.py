@@ -18,8 +18,8 @@ class TinyConv(nn.Module):
 
     def __init__(
         self,
-        widths: tuple[int, ...] = (16, 32, 64, 128),
-        strides: tuple[int, ...] = (1, 2, 2, 2),
+        widths: tuple[int, ...] = (32, 64, 64, 128),
+        strides: tuple[int, ...] = (2, 2, 2, 1),
         num_classes: int = 0,
         in_chans: int = 3,
         **_ignored: Any,
