@@ -68,7 +68,8 @@ class _Timed:
     """Batches, and when each was handed over."""
 
     def __init__(self, batches) -> None:
-        self.batches, self.times = batches, []
+        self.batches = batches
+        self.times: list[float] = []
 
     def __iter__(self):
         for batch in self.batches:

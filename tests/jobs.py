@@ -17,19 +17,38 @@ EVENTS = frozenset(
 )
 
 
-def start(arguments: Sequence[str], log: Path, rank: int = 0, world_size: int = 1, port: int = 0, die_at: int = 0):
-    """A process that runs the command line as one rank of a job; with `die_at`, SIGKILL at that event of `EVENTS`."""
-    process = _context.Process(target=_train, args=(list(arguments), str(log), rank, world_size, port, die_at))
+def start(
+    arguments: Sequence[str],
+    log: Path,
+    rank: int = 0,
+    world_size: int = 1,
+    port: int = 0,
+    die_at: int = 0,
+    before: Callable[[int], None] | None = None,
+):
+    """A process that runs the command line as one rank of a job, in which `before(rank)` is called first.
+
+    With `die_at`, it gets SIGKILL at that event of `EVENTS`.
+    """
+    process = _context.Process(
+        target=_train, args=(list(arguments), str(log), rank, world_size, port, die_at, None, before)
+    )
     process.start()
     return process
 
 
-def run_job(arguments: Sequence[str], log: Path, world_size: int = 1, timeout: float = 240) -> list[int]:
+def run_job(
+    arguments: Sequence[str],
+    log: Path,
+    world_size: int = 1,
+    timeout: float = 240,
+    before: Callable[[int], None] | None = None,
+) -> list[int]:
     """Run a job of several ranks to its end; exit statuses by rank, negative for a signal."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    ranks = [start(arguments, log, rank, world_size, port) for rank in range(world_size)]
+    ranks = [start(arguments, log, rank, world_size, port, before=before) for rank in range(world_size)]
     return [finish(process, timeout) for process in ranks]
 
 
@@ -60,7 +79,7 @@ def count_events(arguments: Sequence[str], log: Path) -> int:
     return counter.value
 
 
-def _train(arguments, log, rank, world_size, port, die_at, counter=None) -> None:
+def _train(arguments, log, rank, world_size, port, die_at, counter=None, before=None) -> None:
     import torch
 
     from training.main import main
@@ -83,6 +102,8 @@ def _train(arguments, log, rank, world_size, port, die_at, counter=None) -> None
 
     if die_at or counter is not None:
         sys.addaudithook(watch)
+    if before is not None:
+        before(rank)
     status = main(arguments)
     if counter is not None:
         counter.value = seen

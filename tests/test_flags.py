@@ -5,6 +5,7 @@ from open_clip_train.params import parse_args as parse_open_clip
 
 from mcl_clip.errors import UserError
 from training import flags
+from training.resolve import resolve
 
 SUPPORTED = [
     "accum_freq",
@@ -154,6 +155,55 @@ def test_open_clips_names_defaults_and_meaning_are_kept():
     assert flags.parse(["--model", "RN50"]).beta2 == 0.999
     assert ours.beta2 == 0.98
     assert flags.parse(["--resume", "latest", "--dataset-type", "webdataset"]).resume == "latest"
+
+
+OF_THE_JOB = {"device", "dist_backend", "dist_url", "no_set_device_rank"}  # how ranks find each other: see ranks.join
+ONE_VALUE = {"dataset_type", "resume"}  # of those that are not refused, each means what happens anyway
+COMMON = ["--train-data", "data", "--model", "ViT-B-32", "--name", "run", "--lr", "0.1", "--save-frequency", "5"]
+ANOTHER = {
+    "aug_cfg": ["scale=[0.5,1.0]"],
+    "epochs_cooldown": ["1"],
+    "force_image_size": ["64"],
+    "image_interpolation": ["bilinear"],
+    "image_mean": ["0.1", "0.2", "0.3"],
+    "image_resize_mode": ["longest"],
+    "image_std": ["0.1", "0.2", "0.3"],
+    "lr_scheduler": ["const"],
+    "name": ["other"],
+    "opt": ["timm/lion"],
+    "precision": ["fp32"],
+    "report_to": ["tensorboard"],
+}
+
+
+@pytest.mark.parametrize("name", sorted(set(SUPPORTED) - OF_THE_JOB - ONE_VALUE))
+def test_every_supported_flag_reaches_the_recipe(name):
+    def recipe(*arguments):
+        parsed = flags.parse([*COMMON, *arguments])
+        return resolve(parsed, {}, name=parsed.name, world_size=1)
+
+    before = getattr(parse_open_clip(["--model", "ViT-B-32"]), name)
+    if before is False:
+        value = []
+    elif name in ANOTHER:
+        value = ANOTHER[name]
+    else:
+        value = ["3" if before is None or isinstance(before, (int, float)) else "elsewhere"]
+    assert recipe(flags.flag(name), *value) != recipe()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["--mcl-stage", "2"], "--mcl-stages"),
+        (["--lock-imag-unlocked-groups", "2"], "--lock-image-unlocked-groups"),
+        (["--local_loss"], "--local-loss"),
+        (["extra", "--gather-grad"], "--gather-with-grad"),
+    ],
+)
+def test_a_misspelt_flag_is_told_what_it_may_have_meant(arguments, meant):
+    with pytest.raises(UserError, match=rf"did you mean {meant}\?"):
+        flags.parse(arguments)
 
 
 def test_help_shows_both_parsers(capsys):

@@ -40,6 +40,14 @@ def test_a_flag_on_the_command_line_wins_over_the_file(tmp_path):
     assert recipe.stages[0].lock_text and recipe.optimization.beta2 == 0.999
 
 
+def test_of_a_recipe_yaml_the_command_line_wins_over_the_stages_too(tmp_path):
+    file = tmp_path / "recipe.yaml"
+    file.write_text(dump(make("--mcl-stages", "2", "--epochs", "2", "--lr", "0.1")))
+    flags, overrides = parse_recipe(["--config", str(file), "--epochs=5", "--mcl-clusters", "7", "--mcl-stages", "1"])
+    recipe = resolve(flags, overrides, name="run", world_size=1)
+    assert [(stage.epochs, stage.clusters, stage.lr) for stage in recipe.stages] == [(5, 7, 0.1)] * 2
+
+
 def test_stages_override_epochs_learning_rate_locks_and_clusters(tmp_path):
     (tmp_path / "c.yaml").write_text(
         "stages:\n  0: {clusters: 4}\n"
@@ -61,7 +69,18 @@ def test_stages_override_epochs_learning_rate_locks_and_clusters(tmp_path):
         ("stages: {1: {lock_text: 3}}", "true or false"),
         ("stages: {1: {init: nothing}}", "init"),
         ("stages: {first: {epochs: 3}}", "stage numbers"),
-        ("no_such_flag: 3", "--no-such-flag"),
+        ("no_such_flag: 3", r"c.yaml has the key 'no_such_flag'"),
+        ("mcl_cluster: 3", r"'mcl_cluster', which is no flag; did you mean --mcl-clusters\?"),
+        ("model: {model: RN50, siglap: true}", r"did you mean --siglip\?"),
+        ("stages: {3: {epochs: 3}}", "sets stage 3, but --mcl-stages is 2"),
+        ("stages: {1: {lr: .nan}}", "stage 1: lr must be at least 0, got nan"),
+        ("stages: {1: {warmup: -1}}", "stage 1: warmup must be at least 0"),
+        ("stages: 3", "stage numbers"),
+        ("stages: {1: {epochs: 1.5}}", "1.5 is not a whole number"),
+        ("stages: {1: {lr: null}}", "None is not a number"),
+        ("stages: {0: {labels: mine.parquet}}", "stage 0 has no buckets"),
+        ("config: other.yaml", "'config', which is no flag"),
+        ("3: 4", "'3', which is no flag"),
         ("horovod: true", "--horovod"),
         ("- a\n- b", "mapping"),
         ("a: [", "YAML"),
@@ -137,6 +156,17 @@ def test_stage_0_is_kept_when_weights_and_stages_are_asked_for():
         (["--lr-scheduler", "const-cooldown"], "--epochs-cooldown"),
         (["--mcl-min-segment", "0"], "min_segment"),
         (["--train-data", ""], "--train-data"),
+        (["--image-mean", "0.1", "0.2"], "--image-mean takes three values"),
+        (["--aug-cfg", "colour=1"], "--aug-cfg colour is not known"),
+        (["--aug-cfg", "scale=2"], "--aug-cfg scale=2 is not a range"),
+        (["--mcl-text-clusters", "3"], "--mcl-cluster-on image-text"),
+        (["--model", "local-dir:x", "--pretrained", "openai"], "--pretrained openai is not supported"),
+        (["--seed", "-1"], "--seed must be at least 0"),
+        (["--lr", "nan"], "--lr must be at least 0"),
+        (["--mcl-reservoir", "0"], "--mcl-reservoir must be at least 1"),
+        (["--train-num-samples", "0"], "--train-num-samples must be at least 1"),
+        (["--report-to", "tensorbord"], "--report-to tensorbord"),
+        (["--aug-cfg", "scale"], "--aug-cfg takes KEY=VALUE"),
     ],
 )
 def test_values_that_cannot_be_trained_with_are_refused(arguments, message):

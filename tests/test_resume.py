@@ -15,16 +15,18 @@ from tests.tiny_runs import command, fingerprint, losses, metrics
 from training import preemption
 from training.main import main
 
-KILLS = 60 if os.environ.get("MCL_TEST_PROFILE") == "long" else 6
+LONG = os.environ.get("MCL_TEST_PROFILE") == "long"
+KILLS, WORKERS = (120, 2) if LONG else (6, 0)
 SAVING = ("--mcl-save-steps", "3", "--mcl-keep-checkpoints", "1")
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A run of two stages that nothing stopped; its directory, results and number of events."""
+    """A run of two stages that nothing stopped; its directory, results, number of events, and seconds."""
     directory = tmp_path_factory.mktemp("whole")
+    begun = time.monotonic()
     events = count_events(command(directory, "--mcl-stages", "2", *SAVING), directory / "log")
-    return directory, fingerprint(directory), events
+    return directory, fingerprint(directory), events, time.monotonic() - begun
 
 
 def same_run(whole, directory):
@@ -50,21 +52,30 @@ def assert_same(whole, directory):
 
 
 def test_killed_at_random_points_a_run_ends_with_the_same_bits(whole, tmp_path):
-    events = whole[2]
+    _, _, events, seconds = whole
     assert events > 200
-    # Runs that are killed again and again, each a little further on than the last, until one goes through.
-    for attempt in range(max(KILLS // 6, 1)):
-        directory = tmp_path / str(attempt)
-        generator = np.random.Generator(np.random.Philox((attempt, events)))
-        for die_at in generator.integers(1, events // 2, min(KILLS, 6)):
-            process = start(same_run(whole, directory), tmp_path / "log", die_at=int(die_at))
+    log, kills = tmp_path / "log", 0
+    # Runs that are killed again and again until one goes through: at an event on the disk, then at any moment.
+    for attempt in range(KILLS // 6):
+        draws = np.random.Generator(np.random.Philox((attempt, events)))
+        for kill in range(6):
+            arguments = [*same_run(whole, tmp_path / "killed"), "--workers", str(WORKERS * (kill % 3 == 2))]
+            if kill % 2:
+                process = start(arguments, log)
+                process.join(draws.uniform(0, seconds / 2))
+                process.kill()
+            else:
+                process = start(arguments, log, die_at=int(draws.integers(1, events // 2)))
             if finish(process) == 0:
                 break
-            assert process.exitcode == -signal.SIGKILL, (tmp_path / "log").read_text()
-        process = start(same_run(whole, directory), tmp_path / "log")
-        assert finish(process) == 0, (tmp_path / "log").read_text()
-        assert_same(whole, directory)
-        shutil.rmtree(directory)
+            assert process.exitcode == -signal.SIGKILL, log.read_text()
+            kills += 1
+        assert finish(start(same_run(whole, tmp_path / "killed"), log)) == 0, log.read_text()
+        assert_same(whole, tmp_path / "killed")
+        assert not list((tmp_path / "killed/runs/run").rglob(".*.tmp"))
+        shutil.rmtree(tmp_path / "killed")
+    assert kills >= KILLS // 2
+    print(f"{kills} kills in {KILLS // 6} runs")
 
 
 def test_killed_in_a_step_and_in_a_save(whole, tmp_path):
@@ -81,6 +92,17 @@ def test_killed_in_a_step_and_in_a_save(whole, tmp_path):
     assert_same(whole, tmp_path)
 
 
+def test_two_processes_do_not_train_in_one_directory(whole, tmp_path, capfd):
+    process = start(same_run(whole, tmp_path), tmp_path / "log")
+    wait_for(lambda: (tmp_path / "runs/run/stage_0/metrics.jsonl").exists() or not process.is_alive())
+    assert main(same_run(whole, tmp_path)) == 2
+    assert "another process is training in" in capfd.readouterr().err
+    process.kill()
+    finish(process)
+    assert main(same_run(whole, tmp_path)) == 0
+    assert_same(whole, tmp_path)
+
+
 def test_a_finished_run_is_not_touched_again(whole):
     before = {path: path.stat().st_mtime_ns for path in (whole[0] / "runs").rglob("*.safetensors")}
     assert main(command(whole[0], "--mcl-stages", "2", *SAVING)) == 0
@@ -88,13 +110,17 @@ def test_a_finished_run_is_not_touched_again(whole):
     assert fingerprint(whole[0]) == whole[1]
 
 
+def in_a_group_of_its_own(rank):
+    os.setsid()
+
+
 def test_sigterm_saves_and_ends_within_30_seconds_with_its_own_status(whole, tmp_path):
-    arguments = [*same_run(whole, tmp_path), "--save-frequency", "0", "--mcl-save-steps", "0"]
-    process = start(arguments, tmp_path / "log")
+    arguments = [*same_run(whole, tmp_path), "--save-frequency", "0", "--mcl-save-steps", "0", "--workers", "2"]
+    process = start(arguments, tmp_path / "log", before=in_a_group_of_its_own)
     rows = tmp_path / "runs/run/stage_0/metrics.jsonl"
     wait_for(lambda: rows.exists() and rows.read_text().count("\n") > 4)
     begun = time.monotonic()
-    process.terminate()
+    os.killpg(process.pid, signal.SIGTERM)  # as torchrun and SLURM do: its readers hear it too
     assert finish(process) == preemption.STATUS, (tmp_path / "log").read_text()
     assert time.monotonic() - begun < 30
     if not (tmp_path / "runs/run/stage_0/model").exists():  # the signal may come after the last step

@@ -18,7 +18,8 @@ import mcl_clip
 from mcl_clip.models.stage_model import load_stage_model, model_hash
 from mcl_clip.shards.manifest import Manifest
 from tests.tars import image_bytes, write_shards, write_tar
-from tests.tiny_runs import command, fingerprint, losses, metrics
+from tests.tiny_models import hugging_face_text
+from tests.tiny_runs import command, fingerprint, losses, metrics, model_directory
 from training import health
 from training.main import main
 
@@ -42,12 +43,13 @@ def moved(directory, first, second, part) -> bool:
     return any(not torch.equal(a[name], b[name]) for name in a if name.startswith(part))
 
 
-@pytest.mark.parametrize("kind", ["vit", "resnet", "timm", "siglip"])
+@pytest.mark.parametrize("kind", ["vit", "resnet", "timm", "hugging-face-text", "siglip"])
 def test_two_stages_and_the_fused_model_of_every_kind(tmp_path, kind):
     flags = ["--siglip"] if kind == "siglip" else []
-    arguments = command(
-        tmp_path, "--mcl-stages", "1", "--epochs", "1", *flags, kind="vit" if kind == "siglip" else kind, samples=24
-    )
+    vision = kind if kind in ("resnet", "timm") else "vit"
+    arguments = command(tmp_path, "--mcl-stages", "1", "--epochs", "1", *flags, kind=vision, samples=24)
+    if kind == "hugging-face-text":
+        model_directory(tmp_path / "architecture", text_cfg=hugging_face_text(tmp_path / "bert"))
     assert main(arguments) == 0
     run = tmp_path / "runs/run"
     for stage in (0, 1):
@@ -56,7 +58,8 @@ def test_two_stages_and_the_fused_model_of_every_kind(tmp_path, kind):
         features = model.eval().encode_image(torch.zeros(2, 3, *(size if isinstance(size, tuple) else (size, size))))
         assert features.shape == (2, 16) and torch.isfinite(features).all()
         assert (model.logit_bias is not None) == (kind == "siglip")
-    assert moved(tmp_path, 0, 1, "visual.") and moved(tmp_path, 0, 1, "transformer.")
+    text_tower = "text.transformer." if kind == "hugging-face-text" else "transformer."
+    assert moved(tmp_path, 0, 1, "visual.") and moved(tmp_path, 0, 1, text_tower)
     fused, _, tokenizer = mcl_clip.load(run / "fused")
     assert fused.num_stages == 2 and fused.encode_text(tokenizer(["a caption"])).shape == (1, 32)
     rows = metrics(tmp_path, 1)
@@ -184,7 +187,7 @@ def test_validation_and_tensorboard(tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "runs/run/stage_0/validation.jsonl").open()]
     assert [row["epoch"] for row in rows] == [1, 2]
     assert rows[0]["num_samples"] == 30 and 0 <= rows[0]["image_to_text_R@1"] <= rows[0]["image_to_text_R@10"] <= 1
-    assert list((tmp_path / "runs/run/tensorboard").iterdir())
+    assert list((tmp_path / "runs/run/tensorboard/stage_0").iterdir())
     weights = fingerprint(tmp_path)["stage_0/model/open_clip_model.safetensors"]
     assert main(command(tmp_path, "--name", "plain")) == 0
     plain = model_hash(tmp_path / "runs/plain/stage_0/model")
@@ -200,7 +203,8 @@ def test_timm_optimizer_cooldown_and_fp16_autocast(tmp_path):
 def test_a_run_leaves_nothing_behind_in_the_process(tmp_path):
     def global_state():
         handlers = {name: list(logging.getLogger(name).handlers) for name in ("mcl_clip", "mcl_clip.training")}
-        return signal.getsignal(signal.SIGTERM), handlers, random.getstate(), str(np.random.get_state())
+        states = random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()
+        return signal.getsignal(signal.SIGTERM), handlers, *states
 
     arguments = command(tmp_path, "--epochs", "1", "--mcl-stages", "1")
     before = global_state()
@@ -255,6 +259,32 @@ def test_recipe_yaml_is_written_and_makes_the_same_run(tmp_path):
     assert recipe["optimization"]["beta2"] == 0.98 and recipe["data"]["global_batch"] == 16
     assert main(["--config", f"{tmp_path}/runs/run/recipe.yaml", "--name", "second", "--device", "cpu"]) == 0
     assert model_hash(tmp_path / "runs/second/stage_1/model") == model_hash(tmp_path / "runs/run/stage_1/model")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 25 MB, two checkpoints, that really gets full; only root can mount one."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=25m", "tmpfs", str(place)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a small file system cannot be mounted here")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def test_a_full_disk_is_one_line_and_the_last_checkpoint_goes_on(tmp_path, small_disk, capfd):
+    arguments = [*command(tmp_path, "--mcl-save-steps", "3"), "--logs", str(small_disk)]
+    assert "space" in fails(capfd, [*arguments, "--mcl-keep-checkpoints", "9"])
+    run = small_disk / "run/stage_0"
+    saved = sorted(run.glob("checkpoints/*"))
+    assert saved and not list(small_disk.rglob(".*.tmp")) and not (run / "model").exists()
+    for checkpoint in saved:
+        torch.load(checkpoint, weights_only=True)
+    subprocess.run(["mount", "-o", "remount,size=199m", str(small_disk)], check=True)
+    assert main(arguments) == 0
+    assert main([*arguments, "--logs", f"{tmp_path}/runs"]) == 0
+    assert model_hash(run / "model") == model_hash(tmp_path / "runs/run/stage_0/model")
 
 
 class TestBadInput:
@@ -322,6 +352,10 @@ class TestBadInput:
             (["--imagenet-val", "/nowhere"], "--imagenet-val"),
             (["--val-data", "/nowhere"], "/nowhere"),
             (["--horovod"], "--horovod"),
+            (["--device", "abacus"], "--device abacus"),
+            (["--beta1", "2"], "--beta1 2"),
+            (["--force-patch-dropout", "1.5"], "open_clip cannot build"),
+            (["--mcl-stages", "1", "--mcl-clusters", "7", "--mcl-reservoir", "5"], "--mcl-reservoir 5"),
         ],
     )
     def test_flags_that_cannot_be(self, tmp_path, capfd, flags, message):
@@ -334,13 +368,16 @@ class TestBadInput:
         assert "--lock-text-freeze-layer-norm" in line and not (tmp_path / "runs/run").exists()
 
     def test_clusters_may_be_changed_until_they_are_made(self, tmp_path, capfd):
-        arguments = command(tmp_path, "--epochs", "1", "--mcl-stages", "1", "--mcl-clusters", "120")
-        assert "--mcl-clusters" in fails(capfd, [*arguments, "--lr", "0", "--wd", "0", "--mcl-reservoir", "50"])
+        files = [(f"{n}.{end}", data) for n in range(48) for end, data in (("jpg", image_bytes(n % 4)), ("txt", b"a"))]
+        (tmp_path / "tars").mkdir()
+        write_tar(tmp_path / "tars/00000.tar", files)
+        arguments = command(tmp_path, "--epochs", "1", "--mcl-stages", "1")
+        line = fails(capfd, [*arguments, "--mcl-clusters", "7"])
+        assert "only 4 distinct features, too few for 7 clusters" in line and "--mcl-clusters" in line
         before = (tmp_path / "runs/run/stage_0/model/open_clip_model.safetensors").stat().st_mtime_ns
-        assert main([*arguments, "--lr", "0", "--wd", "0", "--mcl-reservoir", "50", "--mcl-clusters", "2"]) == 0
+        assert main(arguments) == 0
         assert (tmp_path / "runs/run/stage_0/model/open_clip_model.safetensors").stat().st_mtime_ns == before
-        line = fails(capfd, [*arguments, "--lr", "0", "--wd", "0", "--mcl-reservoir", "50", "--mcl-clusters", "3"])
-        assert "stages.0.clusters 2 -> 3" in line
+        assert "stages.0.clusters 2 -> 3" in fails(capfd, [*arguments, "--mcl-clusters", "3"])
 
     def test_a_partial_lock_of_a_resnet(self, tmp_path, capfd):
         line = fails(capfd, command(tmp_path, "--lock-image", "--lock-image-unlocked-groups", "1", kind="resnet"))

@@ -1,16 +1,20 @@
 """Jobs of several ranks: the same losses under any number of them, and no rank left waiting."""
 
 import json
+import math
 import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from tests.jobs import finish, run_job, start, wait_for
 from tests.tiny_runs import command, fingerprint, losses, metrics
-from training import preemption
+from training import health, pipeline, preemption
+from training.step import TrainingStep
 
 
 def split(directory, *arguments, batch_size, name="run"):
@@ -63,6 +67,57 @@ def test_a_user_error_is_said_once_and_ends_all_ranks(tmp_path, flags):
     assert not (tmp_path / "runs/run").exists()
 
 
+def fail_in_a_step(rank):
+    """Rank 1's fourth step raises, as a bug would."""
+    at_step_3(rank, lambda result: {}["a bug"])
+
+
+def lose_a_loss(rank):
+    """Rank 1's part of the loss of its fourth step is no number."""
+    at_step_3(rank, lambda result: replace(result, loss=result.loss * math.inf))
+
+
+def at_step_3(rank, change):
+    original = TrainingStep.__call__
+
+    def call(self, step, batches):
+        result = original(self, step, batches)
+        return change(result) if step == 3 and rank == 1 else result
+
+    TrainingStep.__call__ = call
+
+
+def fail_between_steps(rank):
+    """Rank 1 fails while the first one, in a phase without collectives, waits for it."""
+
+    def fail(*_, **__):
+        raise KeyError("a bug")
+
+    if rank == 1:
+        pipeline.write_buckets = fail
+
+
+@pytest.mark.parametrize("before", [fail_in_a_step, fail_between_steps])
+def test_a_rank_that_fails_tells_why_and_no_other_waits(tmp_path, before):
+    log = tmp_path / "log"
+    begun = time.monotonic()
+    assert run_job(split(tmp_path, batch_size=12), log, 2, timeout=60, before=before) == [1, 1]
+    assert time.monotonic() - begun < 60
+    shown = log.read_text()
+    assert shown.count("Traceback") == 1 and "KeyError: 'a bug'" in shown
+    assert "rank 0 ends: rank 1 failed" in shown
+
+
+def test_a_loss_that_is_no_number_on_one_rank_ends_all_with_its_step_and_keys(tmp_path):
+    log = tmp_path / "log"
+    arguments = split(tmp_path, "--local-loss", batch_size=12)
+    assert run_job(arguments, log, 2, timeout=60, before=lose_a_loss) == [health.STATUS] * 2, log.read_text()
+    shown = log.read_text()
+    assert "Traceback" not in shown and shown.count("error: ") == 1 and "step 3: the loss is inf" in shown
+    keys = json.loads((tmp_path / "runs/run/stage_0/non_finite_rank_1.json").read_text())["keys"]
+    assert len(keys) == 12
+
+
 def test_under_torchrun_a_rank_that_dies_ends_the_job_and_the_same_command_goes_on(tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     arguments = [*torchrun, "-m", "training.main", "--", *split(tmp_path, "--mcl-save-steps", "2", batch_size=12)]
@@ -82,10 +137,8 @@ def test_under_torchrun_a_rank_that_dies_ends_the_job_and_the_same_command_goes_
 
 def _rank_of(parent: int, rank: int) -> int:
     """Process of a rank below torchrun's, by its environment."""
-    for children in (
-        open(f"/proc/{parent}/task/{task}/children").read() for task in os.listdir(f"/proc/{parent}/task")
-    ):
-        for child in children.split():
-            if f"\0RANK={rank}\0".encode() in b"\0" + open(f"/proc/{child}/environ", "rb").read():
+    for task in Path(f"/proc/{parent}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            if f"\0RANK={rank}\0".encode() in b"\0" + Path(f"/proc/{child}/environ").read_bytes():
                 return int(child)
     raise AssertionError(f"torchrun has no rank {rank}")

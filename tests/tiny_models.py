@@ -69,6 +69,19 @@ def tiny_images(model, count: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(seed))
 
 
+def hugging_face_text(directory: Path) -> dict:
+    """Open_clip's text_cfg for a BERT of a few thousand parameters in `directory`, with a tokenizer of its own."""
+    from transformers import BertConfig, BertModel
+
+    word_tokenizer(directory)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        BertModel(BertConfig(vocab_size=12, max_position_embeddings=32, **sizes)).save_pretrained(directory)
+    names = {"hf_model_name": str(directory), "hf_tokenizer_name": str(directory)}
+    return names | {"hf_proj_type": "mlp", "hf_pooler_type": "mean_pooler", "context_length": 16}
+
+
 def word_tokenizer(directory: Path) -> Path:
     """A Hugging Face tokenizer over a handful of words, made on the spot."""
     from tokenizers import Tokenizer, models, pre_tokenizers

@@ -4,30 +4,35 @@ import contextlib
 import copy
 import json
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 import open_clip
 import torch
+from open_clip import CLIP, CustomTextCLIP
 from open_clip.factory import download_pretrained_from_hf, parse_model_name
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import mcl_clip.models  # noqa: F401  open_clip then knows our small models
+from mcl_clip.artifacts import sha256_file
 from mcl_clip.errors import UserError
-from mcl_clip.models.stage_model import read_stage_config
+from mcl_clip.models.stage_model import has_weights, model_hash, read_stage_config
 from mcl_clip.seeds import words
 from training.ranks import Ranks
 from training.recipe import ModelRecipe, OptimizationRecipe, StageRecipe
+
+ContrastiveModel: TypeAlias = CLIP | CustomTextCLIP
 
 
 @dataclass(frozen=True)
 class BuiltModel:
     """An open_clip model with output_dict, in training mode, and what its stage directory needs besides the weights."""
 
-    model: nn.Module
+    model: ContrastiveModel
     model_cfg: dict[str, Any]
     preprocess_cfg: dict[str, Any]
     tokenizer: Any
@@ -67,6 +72,17 @@ def build_base(recipe: ModelRecipe, precision: str, seed: int, device: torch.dev
     return BuiltModel(model, model_cfg, dict(model.visual.preprocess_cfg), tokenizer)
 
 
+def base_weights(recipe: ModelRecipe) -> str:
+    """What stage 0's first weights are, as a name: that of the model and its weights, and the hash of local files."""
+    schema, identifier = parse_model_name(recipe.model)
+    name = f"{recipe.model} {recipe.pretrained or 'new'}"
+    if os.path.isfile(recipe.pretrained):
+        return f"{name} {sha256_file(recipe.pretrained)}"
+    if schema == "local-dir" and not recipe.pretrained and has_weights(identifier):
+        return f"{name} {model_hash(identifier)}"
+    return name
+
+
 def build_from_stage(
     directory: Path, precision: str, device: torch.device, scratch_seed: int | None = None
 ) -> BuiltModel:
@@ -89,7 +105,7 @@ def scratch_seed(seed: int, stage: int) -> int:
     return int(words(1, seed, stage, 0)[0] >> 1)
 
 
-def lock(model: nn.Module, recipe: StageRecipe) -> None:
+def lock(model: ContrastiveModel, recipe: StageRecipe) -> None:
     """Lock towers as open_clip's flags say; `UserError` for what a tower cannot lock."""
     if recipe.lock_image:
         try:
@@ -112,16 +128,16 @@ def lock(model: nn.Module, recipe: StageRecipe) -> None:
             ) from None
 
 
-def check_locks(model: nn.Module, stages: Sequence[StageRecipe]) -> None:
+def check_locks(model: ContrastiveModel, stages: Sequence[StageRecipe]) -> None:
     """Try the locks of all stages on copies: a lock that a tower cannot take shall not stop stage 3 after two days."""
     for stage in stages:
         if stage.lock_image or stage.lock_text:
             lock(copy.deepcopy(model), stage)
 
 
-def wrap(model: nn.Module, recipe: OptimizationRecipe, ranks: Ranks) -> nn.Module:
+def wrap(model: ContrastiveModel, recipe: OptimizationRecipe, ranks: Ranks) -> nn.Module:
     """The model as the training step calls it: synchronised BatchNorm, DDP and torch.compile where asked for."""
-    wrapped = model
+    wrapped: nn.Module = model
     if ranks.world_size > 1:
         if recipe.use_bn_sync:
             wrapped = nn.SyncBatchNorm.convert_sync_batchnorm(wrapped)
@@ -134,7 +150,7 @@ def wrap(model: nn.Module, recipe: OptimizationRecipe, ranks: Ranks) -> nn.Modul
     if recipe.torchcompile:
         if recipe.grad_checkpointing and ranks.world_size > 1:
             torch._dynamo.config.optimize_ddp = False  # as open_clip: checkpointing inside DDP's graph split fails
-        wrapped = torch.compile(wrapped)
+        wrapped = cast(nn.Module, torch.compile(wrapped))
     return wrapped
 
 
@@ -194,7 +210,7 @@ def _user_errors(subject: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (RuntimeError, ValueError, KeyError, OSError, TypeError) as error:
+    except (RuntimeError, ValueError, KeyError, OSError, TypeError, AssertionError) as error:
         if isinstance(error, torch.cuda.OutOfMemoryError):
             raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -2,9 +2,10 @@
 
 import argparse
 import contextlib
+import difflib
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from open_clip_train.params import parse_args as parse_open_clip
 
@@ -35,7 +36,7 @@ REFUSED: dict[str, str] = {
 }
 """Flags of open_clip that would be without effect here, and why; giving one is an error."""
 
-_REFUSED_VALUES = {
+_REFUSED_VALUES: dict[str, tuple[set[str | None], str]] = {
     "dataset_type": ({"auto", "webdataset"}, "mcl_clip reads tars only; pack loose files with img2dataset"),
     "resume": (
         {None, "latest"},
@@ -124,6 +125,17 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def flag_names() -> set[str]:
+    """Names of all flags, ours and open_clip's, supported or not."""
+    return {action.dest for action in parser()._actions} | set(vars(parse_open_clip([])))
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`; did you mean --lock-image?`, or nothing when no known flag is spelt alike."""
+    near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.75)
+    return f"; did you mean {flag(near[0])}?" if near else ""
+
+
 def supported() -> set[str]:
     """Names of open_clip's flags that mean here what they mean there."""
     return set(vars(parse_open_clip([]))) - set(REFUSED)
@@ -148,8 +160,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
             theirs = parse_open_clip(rest)
             plain = parse_open_clip([])
     except SystemExit:
-        last = complaint.getvalue().strip().splitlines()[-1]
-        raise UserError(re.sub(r"^.*?error: ", "", last) + " (see mcl-train --help)") from None
+        raise UserError(_complaint(complaint.getvalue())) from None
+    except (ValueError, SyntaxError):  # open_clip's own reading of --aug-cfg
+        raise UserError("--aug-cfg takes KEY=VALUE, for example --aug-cfg scale=[0.4,1.0]") from None
     given = {token.split("=", 1)[0] for token in rest}
     for name, reason in REFUSED.items():
         # The value tells abbreviations; the token tells a default that was spelt out.
@@ -160,6 +173,14 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         if value not in values:
             raise UserError(f"{flag(name)} {value} is not supported: {reason}")
     return argparse.Namespace(**vars(theirs), **vars(ours))
+
+
+def _complaint(text: str) -> str:
+    """argparse's last line, with the flag that an unknown one may have meant."""
+    last = re.sub(r"^.*?error: ", "", text.strip().splitlines()[-1])
+    unknown = re.match(r"unrecognized arguments: (?:.*? )??--([\w-]+)", last)
+    hint = did_you_mean(unknown[1].replace("-", "_"), flag_names()) if unknown else ""
+    return f"{last}{hint} (see mcl-train --help)"
 
 
 def _open_clip_help() -> str:

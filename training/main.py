@@ -1,8 +1,10 @@
 """`python -m training.main`, `mcl-train`, or under torchrun: all stages and the fused model in one job."""
 
+import contextlib
+import errno
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from torch.distributed.elastic.multiprocessing.errors import record
@@ -10,22 +12,23 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from mcl_clip.errors import UserError
 from training import health, preemption
 from training.pipeline import run
-from training.ranks import Ranks, join, leave
+from training.ranks import RankLost, Ranks, join, leave
 from training.resolve import parse_recipe, resolve
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status.
 
-    0: all done. 2: a mistake in flags or input. 3: the loss became NaN or infinite. 75: ended by SIGTERM, everything
-    saved; the same command goes on. May be called several times in one process.
+    0: all done. 1: another rank failed, which says why. 2: a mistake in flags or input, or a full disk. 3: the loss
+    became NaN or infinite. 75: ended by SIGTERM, everything saved; the same command goes on. May be called several
+    times in one process.
     """
     ranks: Ranks | None = None
     try:
         flags, overrides = parse_recipe(sys.argv[1:] if arguments is None else arguments)
-        with preemption.Preemption() as signals:
+        with preemption.Preemption() as signals, _full_disk_in_one_line():
             ranks = join(flags.device, flags.dist_backend, flags.dist_url, flags.no_set_device_rank)
-            name = flags.name or ranks.share(_default_name(flags))
+            name = flags.name or ranks.share(lambda: _default_name(flags))
             run(resolve(flags, overrides, name=name, world_size=ranks.world_size), ranks, signals)
             leave(ranks)
         return 0
@@ -39,11 +42,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except health.NonFiniteLoss as error:
         if ranks is None or ranks.is_first_to_say("non-finite"):
             _say(f"error: {error}")
+        if ranks:
+            ranks.lose(health.STATUS, error)
         return health.STATUS
     except preemption.Preempted:
         if ranks is None or ranks.is_first:
             _say("ended by SIGTERM; everything is saved, the same command goes on from here")
         return preemption.STATUS
+    except RankLost as error:
+        return _follow(error)
+    except Exception as error:
+        cause = ranks.lose(1, error) if ranks else None
+        if cause:
+            return _follow(cause)
+        raise
+
+
+def _follow(cause: RankLost) -> int:
+    """End as the rank that failed ended; it has told why."""
+    if cause.status == 1:
+        _say(f"rank {_env_rank()} ends: {cause}; see the traceback of that rank")
+    return cause.status
+
+
+@contextlib.contextmanager
+def _full_disk_in_one_line() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f" while {error.filename} was written" if error.filename else ""
+        raise UserError(
+            f"the disk is full{where}; all that was finished is intact: free space and run the same command again"
+        ) from None
 
 
 def _default_name(flags) -> str:

@@ -1,6 +1,7 @@
 """Optimizer, schedule and gradient scaler, as open_clip_train makes them."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from open_clip_train.scheduler import const_lr, const_lr_cooldown, cosine_lr
@@ -14,19 +15,23 @@ def make_optimizer(model: nn.Module, recipe: OptimizationRecipe, lr: float) -> t
     """AdamW or a timm optimizer of what is not locked; gains, biases and the logit scale do not decay."""
     if recipe.opt.lower().startswith("timm/"):
         return _timm_optimizer(model, recipe, lr)
-    plain, decayed = [], []
+    plain: list[nn.Parameter] = []
+    decayed: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             spared = parameter.ndim < 2 or any(part in name for part in ("bn", "ln", "bias", "logit_scale"))
             (plain if spared else decayed).append(parameter)
     assert recipe.beta1 is not None and recipe.beta2 is not None and recipe.eps is not None
-    return torch.optim.AdamW(
-        [{"params": plain, "weight_decay": 0.0}, {"params": decayed, "weight_decay": recipe.wd}],
-        lr=lr,
-        betas=(recipe.beta1, recipe.beta2),
-        eps=recipe.eps,
-        fused=all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in plain + decayed),
-    )
+    try:
+        return torch.optim.AdamW(
+            [{"params": plain, "weight_decay": 0.0}, {"params": decayed, "weight_decay": recipe.wd}],
+            lr=lr,
+            betas=(recipe.beta1, recipe.beta2),
+            eps=recipe.eps,
+            fused=all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in plain + decayed),
+        )
+    except ValueError as error:
+        raise UserError(f"--beta1 {recipe.beta1}, --beta2 {recipe.beta2}: AdamW refuses them ({error})") from None
 
 
 def make_schedule(
@@ -55,12 +60,12 @@ def make_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler | 
 def _timm_optimizer(model: nn.Module, recipe: OptimizationRecipe, lr: float) -> torch.optim.Optimizer:
     from timm.optim import create_optimizer_v2
 
-    options = {
+    options: dict[str, Any] = {
         "betas": (recipe.beta1, recipe.beta2) if recipe.beta1 is not None else None,
         "momentum": recipe.momentum,
         "eps": recipe.eps,
     }
-    given = {name: value for name, value in options.items() if value is not None}
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     name = recipe.opt[len("timm/") :]
     try:
         return create_optimizer_v2(model, name, lr=lr, weight_decay=recipe.wd, **given)

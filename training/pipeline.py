@@ -25,13 +25,13 @@ from mcl_clip.shards.buckets import write_buckets
 from mcl_clip.shards.index import index_sources
 from mcl_clip.shards.manifest import Manifest
 from mcl_clip.shards.sources import expand_sources, manifest_directory
-from training.build import BuiltModel, build_base, build_from_stage, check_locks, scratch_seed
+from training.build import BuiltModel, base_weights, build_base, build_from_stage, check_locks, scratch_seed
 from training.preemption import Preemption
 from training.ranks import Ranks
 from training.recipe import Recipe
 from training.recipe_file import to_plain
 from training.reporting import Trackers, log, logging_to
-from training.run_directory import RunDirectory, claim, commit, is_finished, release
+from training.run_directory import RunDirectory, claim, commit, held, is_finished, release, sweep
 from training.stage import StageTraining, save_built
 from training.validation import Validation
 
@@ -50,28 +50,30 @@ def run(recipe: Recipe, ranks: Ranks, preemption: Preemption) -> None:
             f"rank {ranks.rank} does not see {directory.root}: --logs must lie on a disk that all machines share"
         )
     try:
-        with logging_to(recipe, ranks), _fast_arithmetic(ranks.device):
-            _run(recipe, directory, ranks, preemption)
+        with held(directory) if ranks.is_first else contextlib.nullcontext():
+            ranks.on_first(lambda: sweep(directory))
+            with logging_to(recipe, ranks), _fast_arithmetic(ranks.device):
+                _run(recipe, directory, ranks, preemption)
     except UserError:
         release(directory, bool(created))
         raise
 
 
 def _run(recipe: Recipe, directory: RunDirectory, ranks: Ranks, preemption: Preemption) -> None:
-    source = _index(recipe.data.train_data, recipe, directory.source, ranks)
-    held_out = _index(recipe.reporting.val_data, recipe, directory.validation, ranks)
+    with preemption.excusing_workers():
+        source = _index(recipe.data.train_data, recipe, directory.source, ranks)
+        held_out = _index(recipe.reporting.val_data, recipe, directory.validation, ranks)
     assert source is not None
     _check(recipe, source)
     validation = Validation(recipe, held_out, ranks.device)
-    trackers = Trackers(recipe, to_plain(recipe)) if ranks.is_first else None
+    trackers = Trackers(recipe, to_plain(recipe), silent=not ranks.is_first)
     ranks.on_first(lambda: commit(directory, recipe))
     job = _Job(recipe, directory, source, ranks, preemption, trackers, validation)
     for stage in range(len(recipe.stages)):
         job.train(stage)
     if recipe.num_stages:
         ranks.on_first(job.fuse)
-    if trackers:
-        trackers.close()
+    trackers.close()
 
 
 @dataclass(frozen=True)
@@ -81,14 +83,16 @@ class _Job:
     source: Manifest
     ranks: Ranks
     preemption: Preemption
-    trackers: Trackers | None
+    trackers: Trackers
     validation: Validation
 
     def train(self, stage: int) -> None:
         """Make the model of a stage, with the clusters and buckets that it needs."""
         keep = stage == 0 and self.recipe.base == "keep"
-        data = None if keep else self.source if stage == 0 else self.buckets(stage)
-        made_from = {"data": data.hash if data else "none", "weights": self._first_weights(stage)}
+        with self.preemption.excusing_workers():
+            data = None if keep else self.source if stage == 0 else self.buckets(stage)
+        weights = self.ranks.share(partial(self._first_weights, stage))
+        made_from = {"data": data.hash if data else "none", "weights": weights}
         if is_finished(self.directory.model(stage), made_from):
             log.info(f"stage {stage}: finished before, {self.directory.model(stage)}")
             return
@@ -193,7 +197,7 @@ class _Job:
     def _first_weights(self, stage: int) -> str:
         init = self.recipe.stages[stage].init
         if stage == 0:
-            return f"{self.recipe.model.model} {self.recipe.model.pretrained or 'new'}"
+            return base_weights(self.recipe.model)
         return "new" if init == "scratch" else model_hash(self._init_directory(stage))
 
     def _init_directory(self, stage: int) -> Path:
@@ -271,6 +275,11 @@ def _check(recipe: Recipe, source: Manifest) -> None:
         if stage.clusters > source.num_samples:
             raise UserError(
                 f"--mcl-clusters {stage.clusters} is more than the {source.num_samples} samples; choose fewer"
+            )
+        if stage.clusters > recipe.clustering.reservoir:
+            raise UserError(
+                f"--mcl-clusters {stage.clusters} is more than the {recipe.clustering.reservoir} samples "
+                "that k-means is fitted on; raise --mcl-reservoir"
             )
     for stage in recipe.stages[1:]:
         if stage.labels:

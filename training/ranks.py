@@ -15,6 +15,14 @@ T = TypeVar("T")
 POLL_SECONDS = 0.2
 
 
+class RankLost(RuntimeError):
+    """Another rank has ended by an error of its own, which it has told; `status` is its exit status."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
 @dataclass
 class Ranks:
     """Who we are among the ranks. The default is a job of one process.
@@ -38,7 +46,7 @@ class Ranks:
         return self.rank == 0
 
     def barrier(self) -> None:
-        """Wait for all ranks, however long; raises `UserError` when another rank failed with one."""
+        """Wait for all ranks, however long; raises `UserError` or `RankLost` when another rank failed."""
         if self.world_size == 1:
             return
         self._turn += 1
@@ -52,14 +60,14 @@ class Ranks:
         self.barrier()
         return result
 
-    def share(self, value: str) -> str:
-        """The first rank's value, on all ranks."""
+    def share(self, value: Callable[[], str]) -> str:
+        """What `value` gives on the first rank, on all ranks."""
         if self.world_size == 1:
-            return value
+            return value()
         self._turn += 1
         key = f"shared-{self._turn}"
         if self.is_first:
-            self.store.set(key, value)
+            self.store.set(key, value())
         self._wait(key)
         return self.store.get(key).decode()
 
@@ -89,6 +97,25 @@ class Ranks:
         if self.is_first:
             self.comes("all-heard", 3)
 
+    def lose(self, status: int, error: BaseException) -> RankLost | None:
+        """Tell all ranks that this one ends by `error`; the one that did before, if any, is returned instead.
+
+        A collective fails when a rank dies in it: that rank's error is the cause, not the others'.
+        """
+        if self.world_size == 1:
+            return None
+        try:
+            if self.store.check(["lost"]):
+                return self._lost()
+            self.store.set("lost", f"{status} rank {self.rank} failed ({type(error).__name__}: {error})")
+        except RuntimeError:  # the first rank, whose store it is, has died
+            pass
+        return None
+
+    def _lost(self) -> RankLost:
+        status, _, reason = self.store.get("lost").decode().partition(" ")
+        return RankLost(int(status), reason)
+
     def is_first_to_say(self, what: str) -> bool:
         """True on the one rank that asks first."""
         return self.world_size == 1 or self.store.add(f"said-{what}", 1) == 1
@@ -107,17 +134,26 @@ class Ranks:
         while not self.store.check([key]):
             if self.store.check(["failed"]):
                 raise UserError(self.store.get("failed").decode())
+            if self.store.check(["lost"]):
+                raise self._lost()
             time.sleep(pause)
             pause = min(2 * pause, POLL_SECONDS)
 
 
 def join(device: str, backend: str | None, url: str | None, no_set_device_rank: bool) -> Ranks:
-    """Join the job that torchrun or SLURM started, with open_clip's own initialisation; else be one process."""
+    """Join the job that torchrun or SLURM started, with open_clip's own initialisation; else be one process.
+
+    Raises `UserError` for a device or backend that there is none of.
+    """
     from open_clip_train.distributed import init_distributed_device_so
 
-    info = init_distributed_device_so(
-        device=device, dist_backend=backend, dist_url=url, no_set_device_rank=no_set_device_rank
-    )
+    try:
+        info = init_distributed_device_so(
+            device=device, dist_backend=backend, dist_url=url, no_set_device_rank=no_set_device_rank
+        )
+    except (RuntimeError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"--device {device}, --dist-backend {backend}: the ranks cannot be set up ({reason})") from None
     ranks = Ranks(info["global_rank"], info["world_size"], info["local_rank"], torch.device(info["device"]))
     if info["distributed"]:
         ranks.store = dist.PrefixStore("mcl_clip", dist.distributed_c10d._get_default_store())

@@ -2,14 +2,14 @@
 
 import importlib.metadata
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from mcl_clip.errors import UserError
-from training.flags import flag
+from training.flags import did_you_mean, flag, flag_names
 from training.recipe import GROUPS, Recipe, StageRecipe
 
 PACKAGES = (
@@ -25,7 +25,8 @@ PACKAGES = (
 )
 PREFIXED = {
     "base", "init", "fusion", "cluster_on", "text_clusters", "reservoir", "keep_features", "index_only", "shard_size",
-    "leftovers", "min_segment", "lanes", "window", "caption_key", "mask_identical", "save_steps", "save_minutes", "keep_checkpoints",
+    "leftovers", "min_segment", "lanes", "window", "caption_key", "mask_identical", "save_steps", "save_minutes",
+    "keep_checkpoints",
 }  # fmt: skip
 _DERIVED = {"global_batch", "diverging_ranks"}
 
@@ -81,8 +82,17 @@ def dump(recipe: Recipe) -> str:
     return yaml.safe_dump(_listed(to_plain(recipe)), sort_keys=False)
 
 
-def read_config(file: str) -> tuple[list[str], dict[int, dict[str, Any]]]:
-    """Flags, spelt as on the command line, and settings by stage; recipe.yaml also tells the number of stages."""
+@dataclass(frozen=True)
+class Config:
+    """A recipe file: flags as on the command line, and settings by stage. `is_recipe`: a run's recipe.yaml."""
+
+    arguments: list[str]
+    stages: dict[int, dict[str, Any]]
+    is_recipe: bool
+
+
+def read_config(file: str) -> Config:
+    """Read a recipe file; `UserError` names the key that is no flag. recipe.yaml also tells the number of stages."""
     path = Path(file)
     try:
         config = yaml.safe_load(path.read_text())
@@ -94,18 +104,24 @@ def read_config(file: str) -> tuple[list[str], dict[int, dict[str, Any]]]:
         raise UserError(f"--config {path} is not a mapping of flags")
     is_recipe = bool(config.pop("versions", None))
     overrides = config.pop("stages", None) or {}
-    if not all(isinstance(stage, int) and isinstance(entry, dict) for stage, entry in overrides.items()):
+    if not isinstance(overrides, dict) or not all(
+        isinstance(stage, int) and isinstance(entry, dict) for stage, entry in overrides.items()
+    ):
         raise UserError(f"--config {path}: 'stages' maps stage numbers to settings, for example 1: {{epochs: 5}}")
     flat: dict[str, Any] = {}
     for key, value in config.items():
-        flat.update(value if key in GROUPS and isinstance(value, dict) else {key: value})
+        flat.update(value if key in GROUPS and isinstance(value, dict) else {str(key): value})
     arguments = ["--mcl-stages", str(len(overrides) - 1)] if is_recipe else []
+    known = flag_names() - {"config"}
     for key, value in flat.items():
         name = key.replace("-", "_")
         if name in _DERIVED:
             continue
-        arguments += _argument("mcl_" + name if name in PREFIXED else name, value)
-    return arguments, overrides
+        name = "mcl_" + name if name in PREFIXED else name
+        if name not in known:
+            raise UserError(f"--config {path} has the key {key!r}, which is no flag{did_you_mean(name, known)}")
+        arguments += _argument(name, value)
+    return Config(arguments, overrides, is_recipe)
 
 
 def _argument(name: str, value: Any) -> list[str]:

@@ -1,6 +1,7 @@
 """Where progress is told: the console, out.log, JSON lines, and optionally TensorBoard and Weights & Biases."""
 
 import contextlib
+import importlib.util
 import json
 import logging
 import os
@@ -58,6 +59,10 @@ class MetricsFile:
             with atomic_path(path) as temporary:
                 temporary.write_text("".join(line + "\n" for line in kept))
 
+    def rows(self) -> list[dict[str, Any]]:
+        """All objects so far."""
+        return [json.loads(line) for line in self.path.read_text().splitlines()] if self.path.exists() else []
+
     def write(self, row: Mapping[str, Any]) -> None:
         """Append one object."""
         with open(self.path, "a") as file:
@@ -65,19 +70,21 @@ class MetricsFile:
 
 
 class Trackers:
-    """TensorBoard and Weights & Biases, where --report-to names them; neither is needed otherwise."""
+    """TensorBoard and Weights & Biases, where --report-to names them; neither is needed otherwise.
 
-    def __init__(self, recipe: Recipe, settings: Mapping[str, Any]) -> None:
-        wanted = recipe.reporting.report_to
+    A stage is a run of its own in TensorBoard, so that the stages' curves lie over each other, and a prefix of the
+    names in Weights & Biases. Steps count from the stage's start. On a rank that is `silent` nothing is told.
+    """
+
+    def __init__(self, recipe: Recipe, settings: Mapping[str, Any], *, silent: bool = False) -> None:
+        wanted = set() if silent else destinations(recipe.reporting.report_to)
+        self._directory = recipe.run_directory / "tensorboard" if "tensorboard" in wanted else None
         self._board: Any = None
         self._wandb: Any = None
-        if "tensorboard" in wanted or "all" in wanted:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError:
-                raise UserError("--report-to tensorboard: it is not installed; pip install tensorboard") from None
-            self._board = SummaryWriter(str(recipe.run_directory / "tensorboard"))
-        if "wandb" in wanted or "all" in wanted:
+        self._stage = 0
+        if self._directory and importlib.util.find_spec("tensorboard") is None:
+            raise UserError("--report-to tensorboard: it is not installed; pip install tensorboard")
+        if "wandb" in wanted:
             try:
                 import wandb
             except ImportError:
@@ -93,21 +100,47 @@ class Trackers:
                 config=dict(settings),
             )
 
-    def write(self, prefix: str, row: Mapping[str, Any], step: int) -> None:
-        """Record the numbers of `row` as `prefix/name`."""
-        numbers = {f"{prefix}/{name}": value for name, value in row.items() if isinstance(value, (int, float))}
+    def begin(self, stage: int, step: int) -> None:
+        """A stage starts, or goes on, at `step`: TensorBoard then hides what a killed run had told from there on."""
+        self._stage = stage
+        if self._directory:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.close_board()
+            self._board = SummaryWriter(str(self._directory / f"stage_{stage}"), purge_step=step)
+        if self._wandb is not None:
+            self._wandb.define_metric(f"stage_{stage}/*", step_metric=f"stage_{stage}/step")
+
+    def write(self, row: Mapping[str, Any], step: int, prefix: str = "") -> None:
+        """Record the numbers of `row` at a step of the stage that was begun last."""
+        numbers = {f"{prefix}{name}": value for name, value in row.items() if isinstance(value, (int, float))}
         if self._board is not None:
             for name, value in numbers.items():
                 self._board.add_scalar(name, value, step)
         if self._wandb is not None:
-            self._wandb.log({**numbers, f"{prefix}/step": step})
+            named = {f"stage_{self._stage}/{name}": value for name, value in numbers.items()}
+            self._wandb.log({**named, f"stage_{self._stage}/step": step})
 
-    def close(self) -> None:
-        """Write out what is buffered."""
+    def close_board(self) -> None:
+        """Write out what TensorBoard's writer buffers."""
         if self._board is not None:
             self._board.close()
+            self._board = None
+
+    def close(self) -> None:
+        """The run is over."""
+        self.close_board()
         if self._wandb is not None:
             self._wandb.finish()
+
+
+def destinations(report_to: str) -> set[str]:
+    """What --report-to names: tensorboard, wandb, both by comma, or all; `UserError` for anything else."""
+    wanted = {name.strip() for name in report_to.lower().split(",")} - {"", "none"}
+    unknown = sorted(wanted - {"tensorboard", "wandb", "all"})
+    if unknown:
+        raise UserError(f"--report-to {unknown[0]} is not known; choose tensorboard, wandb or both by comma")
+    return {"tensorboard", "wandb"} if "all" in wanted else wanted
 
 
 def _keeps(line: str, keep: Callable[[Mapping[str, Any]], bool]) -> bool:

@@ -5,20 +5,52 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
+from open_clip.transform import AugmentationCfg
+
 from mcl_clip.errors import UserError
 from mcl_clip.plan.policy import Policy
 from training.flags import flag, parse
 from training.recipe import GROUPS, Recipe, StageRecipe
 from training.recipe_file import PREFIXED, read_config
+from training.reporting import destinations
+
+_AT_LEAST = {
+    **dict.fromkeys(("batch_size", "accum_freq", "epochs", "clusters", "text_clusters", "reservoir", "shard_size"), 1),
+    **dict.fromkeys(("keep_checkpoints", "train_num_samples", "val_num_samples", "log_every_n_steps"), 1),
+    **dict.fromkeys(("stages", "workers", "seed", "warmup", "save_frequency", "save_steps", "save_minutes"), 0),
+    **dict.fromkeys(("lr", "wd", "beta1", "beta2", "eps", "momentum", "grad_clip_norm", "force_patch_dropout"), 0),
+}
+"""Least values of numbers of the recipe."""
 
 
 def parse_recipe(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[int, dict[str, Any]]]:
-    """Flags, with those of `--config` put before the command line's, and that file's overrides by stage."""
+    """Flags, with those of `--config` put before the command line's, and that file's overrides by stage.
+
+    A run's recipe.yaml sets everything for every stage; there the command line wins over the stages too.
+    """
     flags = parse(arguments)
     if not flags.config:
         return flags, {}
-    from_file, overrides = read_config(flags.config)
-    return parse([*from_file, *arguments]), overrides
+    config = read_config(flags.config)
+    flags = parse([*config.arguments, *arguments])
+    if not config.is_recipe:
+        surplus = sorted(stage for stage in config.stages if not 0 <= stage <= flags.mcl_stages)
+        if surplus:
+            raise UserError(
+                f"--config {flags.config} sets stage {surplus[0]}, but --mcl-stages is {flags.mcl_stages}: "
+                "raise it, or leave the stage out"
+            )
+        return flags, config.stages
+    spoken = {_spelling(f.name) for f in fields(StageRecipe)} & {token.split("=", 1)[0] for token in arguments}
+    return flags, {
+        stage: {name: value for name, value in settings.items() if _spelling(name) not in spoken}
+        for stage, settings in config.stages.items()
+    }
+
+
+def _spelling(name: str) -> str:
+    """The flag of a value of the recipe."""
+    return flag(f"mcl_{name}" if name in PREFIXED | {"stages", "clusters"} else name)
 
 
 def resolve(
@@ -78,21 +110,27 @@ def _stage(values: Mapping[str, Any], stage: int, overrides: Mapping[str, Any]) 
     try:
         casts = {name: _cast(known[name].type, value) for name, value in overrides.items()}
     except (TypeError, ValueError) as error:
-        raise UserError(f"--config: stage {stage}: {error}") from None
+        raise UserError(f"--config: stage {stage} has a wrong value: {error}") from None
     resolved = StageRecipe(**(defaults | casts))  # type: ignore[arg-type]
+    if stage == 0 and resolved.labels:
+        raise UserError("--config: stage 0 has no buckets; give 'labels' to stage 1 or later")
     if resolved.init not in ("base", "previous", "scratch"):
         raise UserError(f"--config: stage {stage}: init is base, previous or scratch, not {resolved.init!r}")
-    if resolved.epochs < 1 or resolved.clusters < 1:
-        raise UserError(
-            f"stage {stage}: epochs and clusters must be at least 1, got {resolved.epochs} and {resolved.clusters}"
-        )
+    for name, least in _AT_LEAST.items():
+        value = getattr(resolved, name, least)
+        if value is None or not value >= least:
+            raise UserError(f"--config: stage {stage}: {name} must be at least {least}, got {value}")
     return resolved
 
 
 def _cast(kind: Any, value: Any) -> Any:
     if kind is bool and not isinstance(value, bool):
         raise ValueError(f"{value!r} is not true or false")
-    return kind(value) if kind in (int, float) else value
+    if kind is int and type(value) is not int:
+        raise ValueError(f"{value!r} is not a whole number")
+    if kind is float and type(value) not in (int, float, str):  # YAML takes 1e-5 for a string
+        raise ValueError(f"{value!r} is not a number")
+    return float(value) if kind is float else value
 
 
 def _check(values: Mapping[str, Any]) -> None:
@@ -100,12 +138,21 @@ def _check(values: Mapping[str, Any]) -> None:
         raise UserError("--train-data is missing: give the tars, for example 'data/{00000..00099}.tar'")
     if (values["logs"] or "none").lower() == "none":
         raise UserError("--logs none is not supported: the stages meet through the files of the run directory")
-    for name in ("batch_size", "accum_freq", "epochs", "clusters", "shard_size", "keep_checkpoints"):
-        if values[name] < 1:
-            spelling = flag(f"mcl_{name}" if name in PREFIXED | {"clusters"} else name)
-            raise UserError(f"{spelling} must be at least 1, got {values[name]}")
-    if values["stages"] < 0 or values["workers"] < 0:
-        raise UserError("--mcl-stages and --workers must not be negative")
+    destinations(values["report_to"])
+    for name, least in _AT_LEAST.items():
+        if values[name] is not None and not values[name] >= least:  # NaN is not either
+            raise UserError(f"{_spelling(name)} must be at least {least}, got {values[name]}")
+    _check_augmentation(values["aug_cfg"])
+    if values["pretrained"] and ":" in values["model"]:
+        raise UserError(
+            f"--pretrained {values['pretrained']} is not supported with --model {values['model']}: "
+            "that brings its own weights; give one of the two"
+        )
+    if values["text_clusters"] and values["cluster_on"] != "image-text":
+        raise UserError("--mcl-text-clusters needs --mcl-cluster-on image-text")
+    for name in ("image_mean", "image_std"):
+        if values[name] is not None and len(values[name]) != 3:
+            raise UserError(f"{_spelling(name)} takes three values, one a channel, got {len(values[name])}")
     if values["lr"] is None:
         raise UserError("--lr is missing: a timm optimizer has no default learning rate here")
     if (values["beta1"] is None) != (values["beta2"] is None):
@@ -114,3 +161,13 @@ def _check(values: Mapping[str, Any]) -> None:
         raise UserError(f"--opt {values['opt']} is not known: use adamw or timm/NAME")
     if values["lr_scheduler"] == "const-cooldown" and values["epochs_cooldown"] is None:
         raise UserError("--lr-scheduler const-cooldown needs --epochs-cooldown")
+
+
+def _check_augmentation(given: Mapping[str, Any]) -> None:
+    known = [entry.name for entry in fields(AugmentationCfg)]
+    for name in given:
+        if name not in known:
+            raise UserError(f"--aug-cfg {name} is not known; there are {', '.join(known)}")
+    scale = given.get("scale", (0.9, 1.0))
+    if not isinstance(scale, (tuple, list)) or len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
+        raise UserError(f"--aug-cfg scale={scale} is not a range of a crop's share of the image, such as [0.4,1.0]")

@@ -1,9 +1,12 @@
 """The run directory: whose it is, what stands in it, and whether that is made of what we would make it of."""
 
+import contextlib
+import errno
+import fcntl
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +84,32 @@ def commit(run: RunDirectory, recipe: Recipe) -> None:
     """Write recipe.yaml: from here on the directory belongs to this recipe."""
     with atomic_path(run.recipe) as temporary:
         temporary.write_text(dump(recipe))
+
+
+@contextlib.contextmanager
+def held(run: RunDirectory) -> Iterator[None]:
+    """Inside, no other process trains in this directory; `UserError` when one does.
+
+    The lock ends with this process, however it ends, and is not inherited by its workers. A file system without
+    locks goes without.
+    """
+    with open(run.root / ".lock", "w") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise UserError(
+                    f"another process is training in {run.root}; wait for its end, or choose another --name"
+                ) from None
+        yield
+
+
+def sweep(run: RunDirectory) -> None:
+    """Delete what a killed run was writing: temporary names beside the artifacts of the run and its stages."""
+    for pattern in (".*.tmp", ".*.old"):
+        for folder in ("", "stage_*/", "stage_*/checkpoints/"):
+            for debris in run.root.glob(folder + pattern):
+                shutil.rmtree(debris, ignore_errors=True) if debris.is_dir() else debris.unlink(missing_ok=True)
 
 
 def release(run: RunDirectory, created: bool) -> None:

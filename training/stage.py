@@ -12,7 +12,7 @@ from mcl_clip.loading.loader import GlobalBatchLoader, MicroBatch
 from mcl_clip.models.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
 from mcl_clip.models.stage_model import save_stage_model
 from training.agreement import Agreement
-from training.build import BuiltModel, lock, wrap
+from training.build import BuiltModel, lock, seeded, wrap
 from training.health import LossGuard, check_weights
 from training.losses import make_loss
 from training.optimizer import make_optimizer, make_scaler, make_schedule
@@ -67,6 +67,9 @@ class StageTraining:
         self.window = Window(self.recipe, self.stage, self.steps_per_epoch, self.total, self.ranks, self.next_step)
         if self.ranks.is_first:
             self.metrics = MetricsFile(self.directory / "metrics.jsonl", lambda row: row["step"] < self.next_step)
+            completed = self.next_step // self.steps_per_epoch
+            self.scores = MetricsFile(self.directory / "validation.jsonl", lambda row: row["epoch"] <= completed)
+            self.trackers.begin(self.stage, self.next_step)
         self._log_start()
         step = self._training_step()
         agreement = Agreement(self.ranks)
@@ -74,7 +77,10 @@ class StageTraining:
             total=self.total, initial=self.next_step, desc=f"stage {self.stage}", unit="step",
             disable=None if self.ranks.is_first else True, leave=False,
         )  # fmt: skip
-        with self.preemption.deferred(), bar:
+        # Every step sets torch's generators; outside they are what they were.
+        with seeded(self.recipe.seed, self.ranks.device), self.preemption.deferred(), bar:
+            if self.next_step and self.next_step % self.steps_per_epoch == 0:
+                self._validate()
             for epoch in range(self.next_step // self.steps_per_epoch, self.epochs):
                 self._epoch(epoch, step, agreement, bar)
             agreement.close()
@@ -113,33 +119,32 @@ class StageTraining:
             self.next_step += 1
             bar.update()
             stop = agreement.any(self.preemption.requested)
-            epoch_ends = self.next_step % self.steps_per_epoch == 0
-            if epoch_ends:
-                self._validate(epoch + 1, step)
-            if self.next_step == self.total:
-                return
-            if stop or self._save_is_due(epoch_ends, epoch + 1):
-                self._save()
             if stop:
                 agreement.close()
+                self._save()
                 raise Preempted
+            epoch_ends = self.next_step % self.steps_per_epoch == 0
+            if epoch_ends:
+                self._validate()
+            if self.next_step == self.total:
+                return
+            if self._save_is_due(epoch_ends, epoch + 1):
+                self._save()
             self.window.wait_begins()
 
     def _global_batches(self) -> Iterator[list[MicroBatch]]:
-        """The micro-batches of every step. A reader that the same SIGTERM killed has not failed."""
+        """The micro-batches of every step."""
         gathered: list[MicroBatch] = []
         batches = iter(self.loader)
         while True:
             try:
-                batch = next(batches)
-            except StopIteration:
-                return
-            except RuntimeError:
-                time.sleep(0.5)
-                if not self.preemption.requested:
-                    raise
+                with self.preemption.excusing_workers():
+                    batch = next(batches, None)
+            except Preempted:
                 self._save()
-                raise Preempted from None
+                raise
+            if batch is None:
+                return
             gathered.append(batch)
             if len(gathered) == self.accum:
                 yield gathered
@@ -151,24 +156,30 @@ class StageTraining:
         row = self.window.close(epoch, self.next_step, losses, result)
         if self.ranks.is_first:
             self.metrics.write(row)
-            self.trackers.write(f"stage_{self.stage}", row, self.next_step)
+            self.trackers.write(row, self.next_step)
             log.info(self.window.line(row))
 
-    def _validate(self, completed: int, step: TrainingStep) -> None:
+    def _validate(self) -> None:
+        """Score the epochs completed, if that is due. SIGTERM ends it at once; the resumed run makes up for it."""
+        completed = self.next_step // self.steps_per_epoch
         if not self.validation.is_due(completed, self.epochs):
             return
         self.guard.check()
-        row = self.ranks.on_first(lambda: self.validation.run(self.built, completed, self.epochs))
-        if row:
-            log.info("  ".join(f"{name} {value:.4g}" for name, value in row.items()))
-            self._validation_file().write({"stage": self.stage, "epoch": completed, **row})
-            self.trackers.write(f"stage_{self.stage}/val", row, completed)
+        try:
+            with self.preemption.prompt(), self.preemption.excusing_workers():
+                self.ranks.on_first(lambda: self._score(completed))
+        except Preempted:
+            self._save()
+            raise
         self.core.train()
 
-    def _validation_file(self) -> MetricsFile:
-        """The file of evaluations made while training, without those that a resumed run makes again."""
-        completed = self.next_step // self.steps_per_epoch
-        return MetricsFile(self.directory / "validation.jsonl", lambda row: row["epoch"] < completed)
+    def _score(self, completed: int) -> None:
+        if any(row["epoch"] == completed for row in self.scores.rows()):
+            return
+        row = self.validation.run(self.built, completed, self.epochs)
+        log.info("  ".join(f"{name} {value:.4g}" for name, value in row.items()))
+        self.trackers.write(row, self.next_step, prefix="val/")
+        self.scores.write({"stage": self.stage, "epoch": completed, **row})
 
     def _save_is_due(self, epoch_ends: bool, completed: int) -> bool:
         saving = self.recipe.saving

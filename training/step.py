@@ -12,6 +12,7 @@ from torch import nn
 from mcl_clip.loading.loader import MicroBatch
 from mcl_clip.loss.accumulation import accumulated_backward
 from mcl_clip.seeds import words
+from training.build import ContrastiveModel
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class TrainingStep:
     def __init__(
         self,
         model: nn.Module,
-        core: nn.Module,
+        core: ContrastiveModel,
         loss: nn.Module,
         optimizer: torch.optim.Optimizer,
         schedule: Callable[[int], float],

@@ -1,7 +1,7 @@
 """What --val-data and --imagenet-val ask for: retrieval and zero-shot scores between epochs, on the first rank."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from mcl_clip.loading.augment import EvalTransform, eval_transform
 from mcl_clip.loading.decode import DecodeError
 from mcl_clip.loading.normalize import Normalize
 from mcl_clip.shards.manifest import Manifest
+from mcl_clip.shards.reader import ShardRows
 from training.build import BuiltModel
 from training.recipe import Recipe
 
@@ -128,7 +129,7 @@ class _Pairs(Dataset):
         self._manifest, self._transform = manifest, transform
         self._ends = np.cumsum(manifest.shard_size)
         self._count = min(limit or manifest.num_samples, manifest.num_samples)
-        self._open = None
+        self._open: Callable[[int], ShardRows] | None = None
 
     def __len__(self) -> int:
         return self._count

@@ -1,6 +1,7 @@
 """This rank's part of every global batch, as micro-batches ready for the towers."""
 
 import logging
+import signal
 import weakref
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -97,6 +98,7 @@ class GlobalBatchLoader:
             num_workers=workers,
             persistent_workers=workers > 0,
             prefetch_factor=2 if workers else None,
+            worker_init_fn=_ignore_sigterm,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator().manual_seed(0),  # or it would draw from the global one
         )
@@ -186,6 +188,15 @@ _MENDS = {
     "steps_per_epoch": "pass the same --train-num-samples",
     "policy": "pass the same --mcl-leftovers, --mcl-min-segment, --mcl-lanes and --mcl-window",
 }
+
+
+def _ignore_sigterm(_: int) -> None:
+    """Pre-emption signals the whole process group, but the step in progress still needs its readers.
+
+    A reader that dies makes PyTorch raise in its parent wherever that is, in an optimizer step or a save too. The
+    loader ends its readers itself, and they end when their parent does.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class _Requests:

@@ -29,8 +29,10 @@ def save_checkpoint(directory: str | os.PathLike, step: int, state: Mapping[str,
         with atomic_path(path) as temporary:
             torch.save({**FORMAT, **state, "step": step}, temporary)
     except (OSError, RuntimeError) as error:
+        # PyTorch's writer says no more than that a position in the file is not what it should be.
+        reason = error.strerror if isinstance(error, OSError) else "the disk or a quota is full"
         raise UserError(
-            f"checkpoint {path} cannot be written ({' '.join(str(error).split())[:200]}); "
+            f"checkpoint {path} cannot be written ({reason}); "
             "earlier checkpoints are intact: free space and run the same command again"
         ) from None
     for _, old in _checkpoints(directory)[:-keep]:
