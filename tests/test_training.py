@@ -147,18 +147,27 @@ def test_accumulation_gives_the_losses_of_one_large_batch(tmp_path):
         assert other == pytest.approx(losses(tmp_path, stage), rel=1e-4)
 
 
-def test_dropout_is_a_function_of_the_step(tmp_path):
-    """Resumed in the middle, patch dropout draws what it would have drawn."""
-    flags = ("--force-patch-dropout", "0.5", "--mcl-save-steps", "5", "--mcl-keep-checkpoints", "9")
-    assert main(command(tmp_path, *flags)) == 0
+@pytest.mark.parametrize(
+    ("kind", "flags"),
+    [
+        ("vit", "--force-patch-dropout 0.5"),
+        ("resnet", "--opt timm/adamw --beta1 0.9 --precision amp --lr-scheduler const-cooldown --epochs-cooldown 1"),
+    ],
+    ids=["dropout", "scaler, timm, cooldown, BatchNorm"],
+)
+def test_resumed_in_the_middle_everything_is_what_it_would_have_been(tmp_path, kind, flags):
+    saving = ("--mcl-save-steps", "5", "--mcl-keep-checkpoints", "9")
+    arguments = command(tmp_path, *flags.split(), *saving, kind=kind, samples=24)
+    assert main(arguments) == 0
     before, seen = fingerprint(tmp_path), losses(tmp_path)
+    assert seen[-1] < seen[0]
     checkpoints = sorted((tmp_path / "runs/run/stage_0/checkpoints").iterdir())
     for later in checkpoints[1:]:
         later.unlink()
     for file in (tmp_path / "runs/run/stage_0/model").iterdir():
         file.unlink()
     torch.rand(3)
-    assert main(command(tmp_path, *flags)) == 0
+    assert main(arguments) == 0
     assert fingerprint(tmp_path) == before and losses(tmp_path) == seen
 
 
@@ -180,10 +189,13 @@ def test_labels_of_the_user_take_the_place_of_clusters(tmp_path):
     assert not (tmp_path / "runs/run/stage_0/clusters").exists()
 
 
-def test_validation_and_tensorboard(tmp_path):
+def test_validation_tensorboard_and_checkpoints_by_time(tmp_path):
     flags = ("--val-data", f"{tmp_path}/held-out", "--report-to", "tensorboard", "--val-num-samples", "30")
+    saving = ("--save-frequency", "0", "--mcl-save-minutes", "1e-9", "--mcl-keep-checkpoints", "3")
     write_shards(tmp_path / "held-out", 2, 20, seed=9, size=24)
-    assert main(command(tmp_path, *flags)) == 0
+    assert main(command(tmp_path, *flags, *saving)) == 0
+    saved = sorted(path.name for path in (tmp_path / "runs/run/stage_0/checkpoints").iterdir())
+    assert saved == [f"step_{step:08d}.pt" for step in (13, 14, 15)]
     rows = [json.loads(line) for line in (tmp_path / "runs/run/stage_0/validation.jsonl").open()]
     assert [row["epoch"] for row in rows] == [1, 2]
     assert rows[0]["num_samples"] == 30 and 0 <= rows[0]["image_to_text_R@1"] <= rows[0]["image_to_text_R@10"] <= 1
@@ -194,10 +206,15 @@ def test_validation_and_tensorboard(tmp_path):
     assert model_hash(tmp_path / "runs/run/stage_0/model") == plain, weights
 
 
-def test_timm_optimizer_cooldown_and_fp16_autocast(tmp_path):
-    flags = "--opt timm/adamw --lr-scheduler const-cooldown --epochs-cooldown 1 --precision amp --grad-checkpointing"
-    assert main(command(tmp_path, *flags.split(), "--beta1", "0.9", "--grad-clip-norm", "1")) == 0
-    assert losses(tmp_path)[-1] < losses(tmp_path)[0]
+def test_gradient_checkpointing_and_clipping_do_not_change_the_losses_but_where_they_clip(tmp_path):
+    assert main(command(tmp_path, "--epochs", "1")) == 0
+    assert main(command(tmp_path, "--epochs", "1", "--grad-checkpointing", "--name", "same")) == 0
+    assert main(command(tmp_path, "--epochs", "1", "--grad-clip-norm", "1e-3", "--name", "clipped")) == 0
+    same, clipped = (
+        [json.loads(row)["loss"] for row in (tmp_path / f"runs/{name}/stage_0/metrics.jsonl").open()]
+        for name in ("same", "clipped")
+    )
+    assert same == pytest.approx(losses(tmp_path), rel=1e-6) and clipped != pytest.approx(losses(tmp_path), rel=1e-6)
 
 
 def test_a_run_leaves_nothing_behind_in_the_process(tmp_path):

@@ -24,12 +24,20 @@ def split(directory, *arguments, batch_size, name="run"):
     return flags
 
 
-@pytest.mark.parametrize("flags", [["--local-loss"], ["--siglip"]], ids=["local-loss", "siglip"])
-def test_the_number_of_ranks_does_not_change_the_losses(tmp_path, flags):
+def under_slurm(rank):
+    """The place of a rank as srun tells it, not torchrun."""
+    for ours, theirs in (("RANK", "PROCID"), ("LOCAL_RANK", "LOCALID"), ("WORLD_SIZE", "NTASKS")):
+        os.environ[f"SLURM_{theirs}"] = os.environ.pop(ours)
+
+
+@pytest.mark.parametrize(
+    ("flags", "launcher"), [(["--local-loss"], None), (["--siglip"], under_slurm)], ids=["local-loss", "siglip, SLURM"]
+)
+def test_the_number_of_ranks_does_not_change_the_losses(tmp_path, flags, launcher):
     log = tmp_path / "log"
     assert run_job(split(tmp_path, "--epochs", "4", *flags, batch_size=24), log) == [0], log.read_text()
     arguments = split(tmp_path, "--epochs", "4", "--accum-freq", "2", *flags, batch_size=6, name="two")
-    assert run_job(arguments, log, 2) == [0, 0], log.read_text()
+    assert run_job(arguments, log, 2, before=launcher) == [0, 0], log.read_text()
     for stage in (0, 1):
         rows = (tmp_path / f"runs/two/stage_{stage}/metrics.jsonl").read_text().splitlines()
         two = [json.loads(row)["loss"] for row in rows]

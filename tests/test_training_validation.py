@@ -82,7 +82,7 @@ def test_sigterm_in_a_validation_saves_and_the_resumed_run_makes_up_for_it(tmp_p
     process.terminate()
     assert finish(process) == preemption.STATUS and time.monotonic() - begun < 30, (tmp_path / "log").read_text()
     run = tmp_path / "runs/run"
-    assert [path.name for path in (run / "stage_0/checkpoints").iterdir()] == ["step_00000007.pt"]
+    assert [path.name for path in (run / "stage_0/checkpoints").iterdir()] == ["step_00000008.pt"]
     assert main(arguments) == 0
     rows = [json.loads(line) for line in (run / "stage_0/validation.jsonl").open()]
     assert [row["epoch"] for row in rows] == [1, 2]
