@@ -105,11 +105,17 @@ def held(run: RunDirectory) -> Iterator[None]:
 
 
 def sweep(run: RunDirectory) -> None:
-    """Delete what a killed run was writing: temporary names beside the artifacts of the run and its stages."""
-    for pattern in (".*.tmp", ".*.old"):
-        for folder in ("", "stage_*/", "stage_*/checkpoints/"):
-            for debris in run.root.glob(folder + pattern):
-                shutil.rmtree(debris, ignore_errors=True) if debris.is_dir() else debris.unlink(missing_ok=True)
+    """Delete what a killed run was writing: temporary names beside artifacts, and inside those without a manifest."""
+    phases = {run.source: "manifest.json", run.validation: "manifest.json"}
+    for stage in run.root.glob("stage_*"):
+        phases |= {stage / "clusters": "clusters.json", stage / "buckets": "manifest.json"}
+    unfinished = [folder for folder, manifest in phases.items() if not (folder / manifest).exists()]
+    folders = [run.root, *run.root.glob("stage_*"), *run.root.glob("stage_*/checkpoints")]
+    hidden = [path for folder in folders for path in folder.glob(".*")]
+    hidden += [path for folder in unfinished for path in folder.rglob(".*")]
+    for path in hidden:
+        if path.suffix in (".tmp", ".old"):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def release(run: RunDirectory, created: bool) -> None:
