@@ -63,9 +63,9 @@ def study_series(settings: Settings, seed: int) -> Series:
 
 
 def ablation_series(settings: Settings, changed: dict) -> Series:
-    """MCL from the base under one changed setting, fused after every stage, on the first seed."""
+    """MCL from the previous stage under one changed setting, fused after every stage, on the first seed."""
     settings = replace(settings, **changed)
-    names = [BASE, *stage_names("base", settings.stages)]
+    names = [BASE, *stage_names("previous", settings.stages)]
     arms = [Arm("stage 0" if last == 0 else f"{last} further", tuple(names[: last + 1])) for last in range(len(names))]
     return Series(settings, FIRST_SEED, tuple(ablation_jobs(settings)), tuple(arms))
 

@@ -99,5 +99,5 @@ def study_arms(settings: Settings) -> list[Arm]:
 
 
 def ablation_jobs(settings: Settings) -> list[Job]:
-    """Stage 0 and MCL from the base under one changed setting."""
-    return [Job(BASE), *mcl_jobs(settings, "base")]
+    """Stage 0 and MCL from the previous stage under one changed setting."""
+    return [Job(BASE), *mcl_jobs(settings, "previous")]

@@ -146,7 +146,8 @@ def _costs(seeds: Sequence[dict[str, Any]]) -> str:
     train, cluster = cost["training_seconds_a_share"], cost["clustering_seconds"]
     return (
         f"## Cost\n\nA share of training took {train:.0f} s on one core, embedding and clustering its training "
-        f"set {cluster:.1f} s ({100 * cluster / train:.1f} % on top, once a stage; not counted as compute).\n"
+        f"set {cluster:.1f} s ({100 * cluster / train:.1f} % on top, once a stage; not counted as compute). All models "
+        f"of a seed together took {cost['seconds_a_seed'] / 60:.1f} minutes of one core.\n"
     )
 
 
@@ -172,7 +173,7 @@ def _ablations(ablations: dict[str, dict[str, Any]], hidden: str) -> str:
             ]
             rows.append([f"{name}; {arm}", *(f"{100 * value:.1f}" for value in values)])
     text = (
-        "## Ablations\n\nOne seed each, MCL from the base, pair accuracy (and the probe) in percent: "
+        "## Ablations\n\nOne seed each, MCL from the previous stage, pair accuracy (and the probe) in percent: "
         "differences of a few points are noise.\n"
     )
     return text + "\n" + _table(header, rows)

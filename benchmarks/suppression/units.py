@@ -38,7 +38,7 @@ def train_unit(directory: Path, settings: Settings, seed: int, job: Job) -> None
     model = new_model(settings, seed, job.draw)
     if job.start:
         model.load_state_dict(load_file(directory / job.start / "model.safetensors"))
-    started = time.perf_counter()
+    started = time.process_time()
     model, loss = train(
         model,
         world,
@@ -50,9 +50,9 @@ def train_unit(directory: Path, settings: Settings, seed: int, job: Job) -> None
         draw=job.draw,
         shares=job.shares,
     )
-    trained = time.perf_counter()
+    trained = time.process_time()
     clusters = cluster(model, world, settings, seed)
-    clustered = time.perf_counter()
+    clustered = time.process_time()
     with atomic_directory(directory / job.name) as temporary:
         save_file(storable_state(model), temporary / "model.safetensors")
         save_file(
