@@ -29,7 +29,8 @@ FLAGS = {
     "workers": 1,
     "precision": "fp32",
     "mcl-stages": 2,
-    "mcl-clusters": 8,
+    "mcl-clusters": 16,
+    "mcl-init": "previous",
 }
 TINY_FLAGS = FLAGS | {"epochs": 1, "batch-size": 64, "mcl-clusters": 3, "workers": 0}
 

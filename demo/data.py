@@ -13,13 +13,13 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from demo.captions import write_captions
+from demo.captions import MENTIONS, write_captions
 from demo.features import COUNTS, FEATURES, NAMES
 from demo.render import SIDE, render
 from mcl_clip import seeds
 from mcl_clip.artifacts import atomic_directory, atomic_path, read_json, write_json
 
-FORMAT = 1
+FORMAT = 2
 TRAIN, PAIRS, ZERO_SHOT = range(3)
 
 
@@ -66,7 +66,7 @@ def write_shard(directory: Path, shard: int, count: int, seed: int) -> None:
     """One training shard, `00000.tar` and `00000_stats.json`, of images with independent features."""
     rng = seeds.generator(seed, TRAIN, shard)
     values = draw(count, rng)
-    captions = write_captions(values, {}, rng)
+    captions = write_captions(values, MENTIONS, rng)
     images = render(values, rng)
     with atomic_path(directory / f"{shard:05d}.tar") as temporary, tarfile.open(temporary, "w") as tar:
         for place, (row, caption, image) in enumerate(zip(values, captions, images, strict=True)):
