@@ -22,6 +22,7 @@ from mcl_clip.plan.policy import Policy
 from mcl_clip.shards.manifest import Manifest, write_manifest
 
 ROWS_AT_ONCE = 1 << 13
+_REPORTED = ("json", "measure", "samples", "lanes", "window")  # options that are no result, or measured
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -33,8 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--shard-size", type=int, default=1000, help="samples in a full shard")
     parser.add_argument("--tail", type=float, default=1.2, help="label k holds a share proportional to k ** -tail")
     parser.add_argument("--global-batch", type=int, default=32768)
-    parser.add_argument("--lanes", type=int, default=128)
-    parser.add_argument("--window", type=int, default=500)
+    parser.add_argument("--lanes", type=int, help="default: that of training")
+    parser.add_argument("--window", type=int, help="default: that of training")
     parser.add_argument("--nodes", type=int, default=128)
     parser.add_argument("--node", type=int, default=37, help="the node whose reads are followed for a whole epoch")
     parser.add_argument("--cache-gib", type=float, default=64.0, help="cache of whole shards on a node")
@@ -123,7 +124,9 @@ def _measure(options: argparse.Namespace, directory: Path) -> dict:
         "batches": len(plan),
         "packed_batches": len(plan.packed),
         "padding": plan.num_padding,
-        **{name: value for name, value in vars(options).items() if name not in ("json", "measure", "samples")},
+        "lanes": int(plan.draws.lanes.max()),
+        "window": plan.draws.window,
+        **{name: value for name, value in vars(options).items() if name not in _REPORTED},
         "cores": os.cpu_count(),
     }
 

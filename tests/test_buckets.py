@@ -2,6 +2,7 @@
 
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -289,3 +290,19 @@ def test_odd_keys_and_members_keep_their_bytes(tmp_path):
             assert "/" not in sample["__key__"]
             found[sample["__key__"]] = sample["txt"].decode()
     assert found == {member_key(0, key): key for key in found.values()} and len(found) == 5
+
+
+def test_open_files_are_few_whatever_the_number_of_buckets(source, tmp_path):
+    class Own(HashLabels):
+        def label(self, shard, key):
+            return str(int(key) % 997)
+
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = max(map(int, os.listdir("/proc/self/fd")))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 24, limits[1]))
+    try:
+        manifest = write_buckets(source, Own(), tmp_path / "b", **SMALL)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert len(manifest.label_paths) > 40
+    assert contents(manifest) == expected(source, Own())

@@ -2,6 +2,7 @@
 
 import io
 import random
+import subprocess
 
 import numpy as np
 import open_clip
@@ -85,6 +86,14 @@ def test_what_cannot_be_decoded_is_said(format, decode):
     for broken in (b"", b"not an image", data[:20], data[: len(data) // 2]):
         with pytest.raises(DecodeError):
             decode(broken)
+
+
+def test_a_program_in_the_place_of_an_image_is_not_run(monkeypatch):
+    data = encoded(picture(16, 16), "EPS")  # PostScript, for which Pillow would start an interpreter
+    monkeypatch.setattr(subprocess, "Popen", lambda *command, **options: pytest.fail(f"{command} was started"))
+    for decode in (decode_rgb, decode_pil):
+        with pytest.raises(DecodeError):
+            decode(data)
 
 
 def test_an_image_of_absurd_size_is_refused_before_memory_is_taken():

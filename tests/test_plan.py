@@ -1,5 +1,6 @@
 """The laws of the plan, over skewed bucket sizes."""
 
+import hashlib
 import pickle
 from collections import Counter
 
@@ -228,3 +229,33 @@ def test_contiguous_positions_are_contiguous_lanes():
     for node in range(4):
         touched = {int(s) for t in range(len(plan)) for s in plan.positions(t, node * 20, node * 20 + 20)[0]}
         assert len(touched) <= shards // 4 + 2
+
+
+def test_the_default_policy_is_of_the_data_and_the_global_batch():
+    wide, narrow = Policy().resolved(32768, 1000), Policy().resolved(64, 10)
+    assert (wide.lanes, wide.window) == (128, 524)
+    assert (narrow.lanes, narrow.window) == (1, 8192)
+    own = Policy(lanes=3, window=7)
+    assert own.resolved(32768, 1000) == own
+    plan = make_plan(
+        ["0", "1"],
+        np.repeat([0, 1], 30),
+        np.full(60, 1000),
+        seed=0,
+        stage=0,
+        epoch=0,
+        global_batch=512,
+        policy=Policy(),
+    )
+    assert plan.draws.window == 8192 and plan.draws.lanes.tolist() == [2, 2]
+
+
+def test_plans_are_the_same_bytes_in_every_version():
+    """A checkpoint names a plan by its numbers alone: who changes this hash raises `loading.loader.VERSION`."""
+    case = ([f"{label}" for label in range(5)], np.arange(40) % 5, np.arange(40) * 3)
+    digest = hashlib.sha256()
+    for epoch in range(2):
+        plan = plan_of(case, Policy(min_segment=4, lanes=3, window=50), epoch=epoch)
+        for t in range(len(plan)):
+            digest.update(plan[t].shard.astype("<i4").tobytes() + plan[t].ordinal.astype("<i4").tobytes())
+    assert digest.hexdigest() == "390553812b62086a1397e3e8e3930e66f1c8ce528a40693bd0ab5018ad3b15bd"

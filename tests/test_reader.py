@@ -59,6 +59,8 @@ def test_a_missing_changed_or_short_tar_is_named(files):
         (b"{}", "c", None),
         (b"[]", "c", None),
         (b"", "c", None),
+        (b"[" * 100_000, "c", None),
+        (b'{"c": "half \\ud83d"}', "c", "half ?"),
     ],
 )
 def test_captions(data, key, caption):

@@ -72,6 +72,12 @@ def test_tars_are_indexed_on_the_way_to_buckets(data, capsys):
             "--shard-size",
         ),
         ("verify {d}", "no finished index"),
+        ("index --train-data {d}/data --output {d}/labels.parquet", "labels.parquet cannot be written to"),
+        (
+            "bucket --train-data {d}/data --labels {d}/labels.parquet --output {d}/labels.parquet --index {d}/i",
+            "labels.parquet cannot be written to",
+        ),
+        ("index --train-data {d}/data --output {d}/i --workers -1", "--workers -1"),
     ],
 )
 def test_mistakes_end_in_one_line(data, capsys, arguments, reason):
@@ -81,11 +87,33 @@ def test_mistakes_end_in_one_line(data, capsys, arguments, reason):
     assert line.startswith("error: ") and reason in line
 
 
+@pytest.mark.parametrize("flag", ["--caption-key", "--index"])
+def test_flags_without_effect_on_an_index_are_refused(data, capsys, flag):
+    folder, _ = data
+    assert run(capsys, "index", "--train-data", folder / "data", "--output", folder / "index")[0] == 0
+    command = ["bucket", "--train-data", folder / "index", "--labels", folder / "labels.parquet"]
+    status, _, line = run(capsys, *command, "--output", folder / "b", flag, "x")
+    assert (status, f"error: {flag} is for tars" in line) == (2, True)
+
+
+def torchrun(*arguments):
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*launch, "-m", "training.shards", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+def test_a_mistake_that_only_another_rank_meets_is_said_once(data):
+    folder, paths = data
+    os.truncate(paths[2], 1024)
+    ended = torchrun("index", "--train-data", folder / "data", "--output", folder / "index")
+    lines = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and "00002.tar: truncated" in lines[0]
+    assert ended.returncode and "exitcode  : 2" in ended.stderr
+
+
 def test_torchrun_shares_the_work(data, capsys):
     folder, _ = data
     common = ["--train-data", f"{folder}/data", "--labels", f"{folder}/labels.parquet", "--shard-size", "4"]
     assert run(capsys, "bucket", *common, "--output", folder / "alone")[0] == 0
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*launch, "-m", "training.shards", "bucket", *common, "--output", f"{folder}/shared"]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=300)
+    assert torchrun("bucket", *common, "--output", folder / "shared").returncode == 0
     assert Manifest.load(folder / "shared").hash == Manifest.load(folder / "alone").hash

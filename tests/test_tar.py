@@ -88,3 +88,30 @@ def test_sizes_beyond_octal_are_read():
     block = info.tobuf(tarfile.GNU_FORMAT)
     with pytest.raises(TarError, match=f"ends at byte {BLOCK + 9 * 2**30}"):
         list(members(block))
+
+
+@given(st.data())
+def test_a_spoilt_tar_ends_in_members_inside_it_or_in_one_error(data):
+    """Whatever a few wrong bytes, with checksums made good again, claim about sizes and names."""
+    spoilt = bytearray(archive([("a" * 120, b"x" * 700), ("b.txt", b"y")], tarfile.PAX_FORMAT, 1.5))
+    for _ in range(data.draw(st.integers(1, 4))):
+        block = data.draw(st.integers(0, len(spoilt) // BLOCK - 1)) * BLOCK
+        spoilt[block + data.draw(st.integers(0, BLOCK - 1))] = data.draw(st.sampled_from([*b"09-=: ", 0, 128, 255]))
+        sound = sum(spoilt[block : block + BLOCK]) - sum(spoilt[block + 148 : block + 156]) + 8 * 32
+        spoilt[block + 148 : block + 156] = b"%06o\0 " % sound
+    place = 0
+    try:
+        for member in members(bytes(spoilt)):
+            assert place <= member.start < member.data <= member.stop <= len(spoilt)
+            place = member.stop
+    except TarError as error:
+        assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("size", ["-1024", "x", "", "1_0"])
+def test_an_extended_size_that_is_no_number_is_refused(size):
+    info = tarfile.TarInfo("a.bin")
+    info.pax_headers = {"size": size}
+    block = info.tobuf(tarfile.PAX_FORMAT)
+    with pytest.raises(TarError, match="size"):
+        list(members(block + END_OF_ARCHIVE))

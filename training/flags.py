@@ -100,8 +100,14 @@ def parser() -> argparse.ArgumentParser:
         default=None,
         help="samples below which a pseudo-label backs off to its parent (default 32)",
     )
-    add("--mcl-lanes", type=int, default=None, help="ranges of a bucket that are read side by side (default 64)")
-    add("--mcl-window", type=int, default=None, help="samples of a bucket that are shuffled together (default 8192)")
+    add(
+        "--mcl-lanes", type=int, default=None,
+        help="ranges of a bucket that are read side by side (default: one for 256 samples of the global batch)",
+    )  # fmt: skip
+    add(
+        "--mcl-window", type=int, default=None,
+        help="samples of a bucket that are shuffled together (default: 524288 over the pseudo-labels, at most 8192)",
+    )  # fmt: skip
     add(
         "--mcl-caption-key",
         default=None,

@@ -43,8 +43,8 @@ class DataRecipe:
     aug_cfg: dict[str, Any]
     leftovers: str
     min_segment: int
-    lanes: int
-    window: int
+    lanes: int | None
+    window: int | None
     shard_size: int
     index_only: bool
 

@@ -64,12 +64,8 @@ def resolve(
     values["global_batch"] = values["batch_size"] * values["accum_freq"] * world_size
     exact = values["gather_with_grad"] or values["siglip"]
     values["diverging_ranks"] = None if exact else world_size
-    defaults = Policy()
-    for policy in ("min_segment", "lanes", "window"):
-        if values[policy] is None:
-            values[policy] = getattr(defaults, policy)
-    if flags.mcl_min_segment is None:
-        values["min_segment"] = min(values["min_segment"], values["global_batch"])
+    if values["min_segment"] is None:
+        values["min_segment"] = min(Policy().min_segment, values["global_batch"])
     size = values["force_image_size"]
     values["force_image_size"] = size[0] if isinstance(size, list) and len(size) == 1 else size
     if values["save_most_recent"]:

@@ -3,85 +3,85 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable
-from datetime import timedelta
+from collections.abc import Sequence
 from pathlib import Path
 
 from mcl_clip.clustering.pseudo_labels import PseudoLabels, UserLabels
-from mcl_clip.errors import UserError, exit_on_user_error
+from mcl_clip.errors import UserError
 from mcl_clip.shards.buckets import write_buckets
 from mcl_clip.shards.index import index_sources
 from mcl_clip.shards.labels import ShardLabels
 from mcl_clip.shards.manifest import Manifest
 from mcl_clip.shards.sources import expand_sources, manifest_directory
 from mcl_clip.shards.verify import verify
+from training.ranks import Ranks, join, leave
 
 
-@exit_on_user_error
-def main(arguments: list[str] | None = None) -> int:
-    """Run one of the subcommands; `index` and `bucket` also under torchrun."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one of the subcommands, `index` and `bucket` also under torchrun.
+
+    Exit status 2 for a mistake in flags or input, 1 when `verify` finds a problem.
+    """
     options = _parser().parse_args(arguments)
-    return {"index": _index, "bucket": _bucket, "verify": _verify}[options.command](options)
+    ranks = Ranks()
+    try:
+        if options.workers < 0:
+            raise UserError(f"--workers {options.workers}: give 1 or more processes")
+        if options.command == "verify":
+            return _verify(options)
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            ranks = join("cpu", "gloo", None, False)
+        line = {"index": _index, "bucket": _bucket}[options.command](options, ranks)
+        if ranks.is_first:
+            print(line)
+        leave(ranks)
+        return 0
+    except UserError as error:
+        if ranks.fail(error):
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        ranks.told()
+        return 2
 
 
-def _index(options: argparse.Namespace) -> int:
-    rank, world_size, barrier = _world()
-    manifest = index_sources(
-        expand_sources(options.train_data),
-        options.output,
-        workers=options.workers,
-        caption_key=options.caption_key,
-        rank=rank,
-        world_size=world_size,
-        barrier=barrier,
-        progress=True,
+def _index(options: argparse.Namespace, ranks: Ranks) -> str:
+    manifest = _indexed(options, options.output, ranks)
+    return (
+        f"{options.output}: {manifest.num_samples} samples in {manifest.num_shards} shards, "
+        f"{manifest.num_failed} without image or caption"
     )
-    if rank == 0:
-        print(
-            f"{options.output}: {manifest.num_samples} samples in {manifest.num_shards} shards, "
-            f"{manifest.num_failed} without image or caption"
-        )
-    return 0
 
 
-def _bucket(options: argparse.Namespace) -> int:
+def _bucket(options: argparse.Namespace, ranks: Ranks) -> str:
     if options.shard_size < 1:
         raise UserError(f"--shard-size {options.shard_size}: a shard holds at least one sample")
-    rank, world_size, barrier = _world()
-    output = Path(options.output)
-    found = manifest_directory(options.train_data)
-    if found:
-        source = Manifest.load(found)
-    else:
-        source = index_sources(
-            expand_sources(options.train_data),
-            options.index or output.with_name(f"{output.name}-source"),
-            workers=options.workers,
-            caption_key=options.caption_key,
-            rank=rank,
-            world_size=world_size,
-            barrier=barrier,
-            progress=True,
-        )
     labels: ShardLabels = UserLabels(options.labels) if options.labels else PseudoLabels(options.clusters)
     manifest = write_buckets(
-        source,
+        _source(options, ranks),
         labels,
-        output,
+        options.output,
         index_only=options.mcl_index_only,
         shard_size=options.shard_size,
         workers=options.workers,
-        rank=rank,
-        world_size=world_size,
-        barrier=barrier,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        barrier=ranks.barrier,
         progress=True,
     )
-    if rank == 0:
-        print(
-            f"{output}: {manifest.num_samples} samples of {len(manifest.label_paths)} labels in "
-            f"{manifest.num_shards} shards, {manifest.made_from['left_out']} without label left out"
-        )
-    return 0
+    return (
+        f"{options.output}: {manifest.num_samples} samples of {len(manifest.label_paths)} labels in "
+        f"{manifest.num_shards} shards, {manifest.made_from['left_out']} without label left out"
+    )
+
+
+def _source(options: argparse.Namespace, ranks: Ranks) -> Manifest:
+    found = manifest_directory(options.train_data)
+    if not found:
+        beside = options.output.with_name(f"{options.output.name}-source")
+        return _indexed(options, options.index or beside, ranks)
+    if options.index or options.caption_key:
+        flag = "--index" if options.index else "--caption-key"
+        raise UserError(f"{flag} is for tars, but {found} is indexed already; leave it out")
+    return Manifest.load(found)
 
 
 def _verify(options: argparse.Namespace) -> int:
@@ -95,19 +95,17 @@ def _verify(options: argparse.Namespace) -> int:
     return 0 if sound else 1
 
 
-def _world() -> tuple[int, int, Callable[[], None]]:
-    """(rank, world size, barrier) under torchrun, else a world of one."""
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    if world_size == 1:
-        return 0, 1, lambda: None
-    import torch.distributed as dist
-
-    dist.init_process_group("gloo", timeout=timedelta(days=7))
-
-    def barrier() -> None:
-        dist.barrier()
-
-    return dist.get_rank(), world_size, barrier
+def _indexed(options: argparse.Namespace, directory: Path, ranks: Ranks) -> Manifest:
+    return index_sources(
+        expand_sources(options.train_data),
+        directory,
+        workers=options.workers,
+        caption_key=options.caption_key,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        barrier=ranks.barrier,
+        progress=True,
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -123,19 +121,21 @@ def _parser() -> argparse.ArgumentParser:
             help="tars: a path, brace pattern, glob or directory, several joined by '::'"
             + ("; or a directory with a manifest.json" if command is bucket else ""),
         )
-        command.add_argument("--output", required=True, help="directory to write")
+        command.add_argument("--output", required=True, type=Path, help="directory to write; the same command resumes")
         command.add_argument("--caption-key", help="take captions from this key of .json, not from .txt")
     labels = bucket.add_mutually_exclusive_group(required=True)
     labels.add_argument("--labels", help="parquet file with columns shard, key, label")
     labels.add_argument("--clusters", nargs="+", help="cluster directories of stages 0, 1, ... in order")
-    bucket.add_argument("--index", help="where the index of --train-data goes (default: OUTPUT-source)")
-    bucket.add_argument("--shard-size", type=int, default=1000, help="samples in a shard")
+    bucket.add_argument("--index", type=Path, help="where the index of --train-data goes (default: OUTPUT-source)")
+    bucket.add_argument("--shard-size", type=int, default=1000, help="samples in a shard (default 1000)")
     bucket.add_argument(
         "--mcl-index-only", action="store_true", help="write no tars, only an index into those of the source"
     )
     check.add_argument("directories", nargs="+", help="directories with a manifest.json")
     for command in (index, bucket, check):
-        command.add_argument("--workers", type=int, default=_cores(), help="processes on this rank")
+        command.add_argument(
+            "--workers", type=int, default=_cores(), help="processes on this rank (default: its cores)"
+        )
     return parser
 
 

@@ -10,6 +10,8 @@ from PIL import Image
 from torchvision.io import ImageReadMode, decode_jpeg, decode_png
 
 MAX_PIXELS = 178_956_970  # twice Image.MAX_IMAGE_PIXELS, where Pillow itself refuses
+# Others are no pictures of a data set, and Pillow starts Ghostscript for one of them, EPS.
+PIL_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
@@ -20,8 +22,8 @@ class DecodeError(ValueError):
 def decode_rgb(data: bytes) -> tuple[torch.Tensor, bool]:
     """(uint8 [3, height, width], whether the fast path decoded it) of an encoded image.
 
-    The fast path takes 8-bit gray, YCbCr and RGB JPEG and 8-bit opaque PNG; everything Pillow can read falls
-    back to it, as `convert("RGB")` gives it. Raises `DecodeError` for what neither can decode.
+    The fast path takes 8-bit gray, YCbCr and RGB JPEG and 8-bit opaque PNG; everything else of `PIL_FORMATS`
+    falls back to Pillow, as `convert("RGB")` gives it. Raises `DecodeError` for what neither can decode.
     """
     try:
         if _is_plain_jpeg(data):
@@ -39,7 +41,7 @@ def decode_pil(data: bytes) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return Image.open(io.BytesIO(data)).convert("RGB")
+            return Image.open(io.BytesIO(data), formats=PIL_FORMATS).convert("RGB")
     except Exception as error:  # Pillow's plugins raise whatever a malformed file makes them run into
         raise DecodeError(f"{type(error).__name__}: {error}") from None
 

@@ -157,6 +157,7 @@ def make_plan(
     shard_bucket = backed_off.effective[shard_label]
     num_buckets = len(backed_off.names)
     size = np.bincount(shard_bucket, shard_size, num_buckets).astype(np.int64)
+    policy = policy.resolved(global_batch, int(np.count_nonzero(size)))
     full, leftover = _split(size, global_batch, policy)
 
     random = np.random.Philox(np.random.SeedSequence((seed, stage, epoch)))

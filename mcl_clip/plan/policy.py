@@ -1,8 +1,12 @@
 """What may be chosen about a plan."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mcl_clip.errors import UserError
+
+LANE_POSITIONS = 256  # of a global batch: a machine of 8 devices with 32 samples each reads one lane
+OPEN_SAMPLES = 1 << 19  # of all windows of one lane, one a bucket: 16 GiB at 32 KiB a sample
+MAX_WINDOW = 8192
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,17 +16,28 @@ class Policy:
     leftovers: "pack" (n mod G samples of every bucket share batches of several segments) or "drop" (left out,
     counted). min_segment: pseudo-labels with fewer samples back off to their parent path. lanes: at most so
     many ranges of a bucket are read side by side. window: samples that are shuffled together; a lane is never
-    shorter. Lanes x window samples of a bucket are in play at a time.
+    shorter. Lanes x window samples of a bucket are in play at a time. None: see `resolved`.
     """
 
     leftovers: str = "pack"
     min_segment: int = 32
-    lanes: int = 64
-    window: int = 8192
+    lanes: int | None = None
+    window: int | None = None
 
     def __post_init__(self) -> None:
         if self.leftovers not in ("pack", "drop"):
             raise UserError(f"leftovers must be 'pack' or 'drop', not {self.leftovers!r}")
         for name in ("min_segment", "lanes", "window"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name} must be at least 1, got {value}")
+
+    def resolved(self, global_batch: int, buckets: int) -> "Policy":
+        """The policy with numbers for `lanes` and `window`, from the global batch and the number of buckets alone.
+
+        A lane for every LANE_POSITIONS of the batch. The window, up to MAX_WINDOW, shrinks with the number of
+        buckets, since a reader has a window of every bucket open: OPEN_SAMPLES in all.
+        """
+        lanes = self.lanes or max(1, global_batch // LANE_POSITIONS)
+        window = self.window or max(1, min(MAX_WINDOW, OPEN_SAMPLES // max(buckets, 1)))
+        return replace(self, lanes=lanes, window=window)

@@ -20,8 +20,9 @@ from mcl_clip.errors import UserError
 from mcl_clip.shards.assign import Assignment, assign, cut_units
 from mcl_clip.shards.copying import WriteShard, tar_name
 from mcl_clip.shards.labels import ShardLabels
-from mcl_clip.shards.manifest import Manifest, write_manifest
+from mcl_clip.shards.manifest import Manifest, make_directory, write_manifest
 from mcl_clip.shards.pool import run, share
+from mcl_clip.shards.sources import absolute
 from mcl_clip.shards.units import WriteUnit, count_units
 
 UNIT_SAMPLES = 65536
@@ -87,10 +88,11 @@ def write_buckets(
 
 def _begin(directory: Path, job: dict[str, Any]) -> None:
     """Claim an empty directory for this job, or go on with it."""
+    make_directory(directory)
     claim = directory / "work" / "job.json"
     if claim.exists():
         _refuse_other(directory, read_json(claim), job, "holds unfinished buckets of")
-    elif directory.exists() and any(entry.name != "work" for entry in directory.iterdir()):
+    elif any(entry.name != "work" for entry in directory.iterdir()):
         raise UserError(f"{directory} is not empty and holds no buckets; choose another --output")
     else:
         write_json(claim, job)
@@ -134,7 +136,7 @@ def _commit(
         }
     else:
         table = source.tar_table
-        paths = [os.path.abspath(path) for path in source.tars.paths]
+        paths = [absolute(path) for path in source.tars.paths]
         tars = {"path": paths, "bytes": table["bytes"], "rest_crc32": table["rest_crc32"]}
     write_manifest(
         directory,

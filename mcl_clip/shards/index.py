@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from mcl_clip.artifacts import read_json, write_json
 from mcl_clip.errors import UserError
-from mcl_clip.shards.manifest import Manifest, write_manifest
+from mcl_clip.shards.manifest import Manifest, make_directory, write_manifest
 from mcl_clip.shards.offsets import (
     column,
     failed_rows,
@@ -23,8 +23,9 @@ from mcl_clip.shards.offsets import (
     write_rows,
 )
 from mcl_clip.shards.pool import collect_errors, run, share
+from mcl_clip.shards.remote import is_remote, remote_size
 from mcl_clip.shards.scan import scan_tar
-from mcl_clip.shards.sources import name_sources
+from mcl_clip.shards.sources import absolute, name_sources
 
 
 def index_sources(
@@ -46,12 +47,13 @@ def index_sources(
     occur twice or members that leave the directory, and for an index of other or changed tars.
     """
     directory = Path(output_dir)
-    paths = [os.path.abspath(path) for path in sources]
+    paths = [absolute(path) for path in sources]
     stored = [_stored_path(path, directory) for path in paths]
     if (directory / "manifest.json").exists():
         manifest = Manifest.load(directory)
         _check_fresh(manifest, stored, caption_key)
         return manifest
+    make_directory(directory)
     task = _IndexTar(directory, paths, caption_key)
     mine = share(range(len(paths)), rank, world_size)
     facts, errors = {}, []
@@ -80,20 +82,28 @@ class _IndexTar:
     def __call__(self, shard: int) -> dict[str, Any] | UserError:
         target, path = offsets_path(self.directory, shard), self.paths[shard]
         try:
-            status = os.stat(path)
+            size, mtime_ns = _state(path)
             request = zlib.crc32(repr((path, self.caption_key)).encode())
-            if target.exists() and target.stat().st_mtime_ns == status.st_mtime_ns:
+            if target.exists() and target.stat().st_mtime_ns == mtime_ns:
                 table, facts = read_offsets(target)
-                if facts["tar_bytes"] == status.st_size and facts["request_crc32"] == request:
+                if facts["tar_bytes"] == size and facts["request_crc32"] == request:
                     return _facts(table, facts)
-            table, rest = scan_tar(path, shard, self.caption_key)
-            facts = {"tar_bytes": status.st_size, "rest_crc32": rest, "request_crc32": request}
-            write_rows(target, table, facts, status.st_mtime_ns)
+            table, rest = scan_tar(path, shard, self.caption_key, size)
+            facts = {"tar_bytes": size, "rest_crc32": rest, "request_crc32": request}
+            write_rows(target, table, facts, mtime_ns)
         except UserError as error:
             return error
         except OSError as error:
-            return UserError(f"{path} cannot be read ({error.strerror})")
+            return UserError(f"{path} cannot be indexed ({error.strerror}: {error.filename})")
         return _facts(table, facts)
+
+
+def _state(path: str) -> tuple[int, int]:
+    """(bytes, modification time) of a tar; remote ones are taken never to be modified."""
+    if is_remote(path):
+        return remote_size(path), 0
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns
 
 
 def _facts(table: pa.Table, facts: dict[str, int]) -> dict[str, Any]:
@@ -136,6 +146,8 @@ def _commit(directory: Path, paths: list[str], stored: list[str], caption_key: s
 def _stored_path(path: str, directory: Path) -> str:
     """Relative to the index when inside it, so that both can be moved together."""
     root = os.path.abspath(directory)
+    if is_remote(path):
+        return path
     return os.path.relpath(path, root) if os.path.commonpath([path, root]) == root else path
 
 
@@ -159,6 +171,8 @@ def _check_fresh(manifest: Manifest, stored: list[str], caption_key: str | None)
             f"choose another --output"
         )
     for shard, (path, size) in enumerate(zip(manifest.tars.paths, manifest.tars.sizes, strict=True)):
+        if is_remote(path):
+            continue  # a network round trip each; their size is checked when they are fetched
         now = os.stat(path).st_size if os.path.exists(path) else None
         if now != size:
             raise UserError(f"{path} changed since it was indexed ({size} bytes then, {now} now); {again}")

@@ -9,6 +9,7 @@ sources.parquet       name of every source shard; not for a source
 offsets/00000012.arrow    see `offsets`
 """
 
+import errno
 import os
 import re
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from mcl_clip.artifacts import atomic_path, read_json, sha256_json, write_json
 from mcl_clip.errors import UserError
 from mcl_clip.shards.offsets import content_sha256, offsets_path, read_offsets, rows_sha256
 from mcl_clip.shards.reader import ShardRows, Tars
+from mcl_clip.shards.remote import is_remote
 
 FORMAT = {"format": "mcl_clip shards", "version": 1}
 KINDS = ("source", "buckets", "index-only")
@@ -39,7 +41,7 @@ SHARDS_SCHEMA = pa.schema(
 )
 TARS_SCHEMA = pa.schema(
     [
-        ("path", pa.string()),  # relative to the directory when inside it
+        ("path", pa.string()),  # relative to the directory when inside it; or a URL
         ("bytes", pa.int64()),
         ("rest_crc32", pa.uint32()),  # over all bytes that belong to no sample
     ]
@@ -109,7 +111,8 @@ class Manifest:
     def tars(self) -> Tars:
         """The tars that the rows point into; made once in a process."""
         table = self.tar_table
-        paths = [os.path.join(self.directory, path) for path in table["path"].to_pylist()]
+        stored = table["path"].to_pylist()
+        paths = [path if is_remote(path) else os.path.join(self.directory, path) for path in stored]
         return Tars(paths, table["bytes"].to_numpy())
 
     def open_shard(self, shard: int) -> ShardRows:
@@ -145,6 +148,16 @@ class Manifest:
         if _table_hash(table) != self.info[f"{name}_sha256"]:
             raise UserError(f"{path} was changed after it was made; make {self.directory} again")
         return table
+
+
+def make_directory(directory: Path) -> None:
+    """Make sure that `directory` is one and can be written; `UserError` where that cannot be."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        if not os.access(directory, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise UserError(f"{directory} cannot be written to ({error.strerror}); choose another --output") from None
 
 
 def write_manifest(

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from mcl_clip.errors import UserError
 from mcl_clip.shards.offsets import IMAGE_EXTENSIONS, column
+from mcl_clip.shards.remote import is_remote, open_tar
 
 MAX_OPEN_TARS = 64
 
@@ -17,8 +18,8 @@ MAX_OPEN_TARS = 64
 class Tars:
     """Read-only access to tars by ordinal; at most MAX_OPEN_TARS are open in a process.
 
-    paths, sizes: of every tar. A tar of another size than when it was indexed raises `UserError`. Pickled
-    copies open their own descriptors.
+    paths, sizes: of every tar. Remote ones are read through the cache (see `remote`). A tar of another size than
+    when it was indexed raises `UserError`. Pickled copies open their own descriptors.
     """
 
     def __init__(self, paths: Sequence[str], sizes: Sequence[int]):
@@ -27,13 +28,18 @@ class Tars:
 
     def read(self, tar: int, offset: int, size: int) -> bytes:
         """Bytes [offset, offset + size) of a tar; `UserError` when it does not have them."""
-        data = os.pread(self.descriptor(tar), size, offset)
+        if is_remote(str(self.paths[tar])):
+            # Not kept open: an evicted tar that is open still takes room.
+            with open_tar(str(self.paths[tar]), int(self.sizes[tar])) as file:
+                data = os.pread(file.fileno(), size, offset)
+        else:
+            data = os.pread(self.descriptor(tar), size, offset)
         if len(data) != size:
             raise UserError(f"{self.paths[tar]} ends early: {size} bytes at {offset} gave {len(data)}")
         return data
 
     def descriptor(self, tar: int) -> int:
-        """File descriptor of a tar, good until MAX_OPEN_TARS other ones were asked for."""
+        """File descriptor of a local tar, good until MAX_OPEN_TARS other ones were asked for."""
         if tar in self._open:
             self._open.move_to_end(tar)
         else:
@@ -126,6 +132,7 @@ def parse_caption(data: bytes, caption_key: str | None) -> str | None:
         return data.decode("utf-8", "replace") or None
     try:
         caption = json.loads(data).get(caption_key)
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return None
-    return caption if isinstance(caption, str) and caption else None
+    # JSON may escape half a surrogate pair, which no tokenizer takes.
+    return caption.encode("utf-8", "replace").decode() or None if isinstance(caption, str) else None

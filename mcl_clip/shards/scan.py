@@ -14,18 +14,20 @@ import pyarrow as pa
 from mcl_clip.errors import UserError
 from mcl_clip.shards.offsets import IMAGE_EXTENSIONS, SCHEMA, failed_rows
 from mcl_clip.shards.reader import parse_caption
+from mcl_clip.shards.remote import open_tar
 from mcl_clip.shards.tar import Member, TarError, members
 
 _KEY = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)", re.DOTALL)
 _META = re.compile(r"__[^/]*__($|/)")
 
 
-def scan_tar(path: str, tar: int = 0, caption_key: str | None = None) -> tuple[pa.Table, int]:
+def scan_tar(path: str, tar: int = 0, caption_key: str | None = None, size: int | None = None) -> tuple[pa.Table, int]:
     """(rows of the samples, CRC-32 of the bytes that belong to none) of one tar.
 
-    `tar` is its place among the manifest's tars. Raises `UserError` that names the file.
+    `tar` is its place among the manifest's tars, `size` what is known of a remote one. Raises `UserError` that
+    names the file.
     """
-    with open(path, "rb") as file:
+    with open_tar(path, size) as file:
         try:
             if not os.fstat(file.fileno()).st_size:
                 raise TarError("truncated: it is empty")

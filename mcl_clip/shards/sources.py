@@ -9,14 +9,16 @@ from pathlib import Path
 from braceexpand import braceexpand
 
 from mcl_clip.errors import UserError
+from mcl_clip.shards.remote import expand_url, is_remote
 
 
 def expand_sources(spec: str | Sequence[str | os.PathLike]) -> list[str]:
     """Tars that a spec names, in the order written; every one exists.
 
     A spec is a path, a brace pattern (`{00000..00012}.tar`), a glob (sorted), a directory (its *.tar,
-    sorted), several of these joined by `::`, or a list of these. Raises `UserError` for a part that matches
-    nothing, a tar named twice, and anything that is not a local tar.
+    sorted), a URL that fsspec opens (braces and `*` too), several of these joined by `::`, or a list of these.
+    Raises `UserError` for a part that matches nothing, a tar named twice, and anything else. That a URL's tar is
+    there shows when it is indexed.
     """
     parts = spec.split("::") if isinstance(spec, str) else [str(part) for part in spec]
     found: list[str] = []
@@ -25,7 +27,7 @@ def expand_sources(spec: str | Sequence[str | os.PathLike]) -> list[str]:
     if not found:
         raise UserError("--train-data names no tar; give a path, a brace pattern or a directory of tars")
     seen = set()
-    for path in map(os.path.realpath, found):
+    for path in (tar if is_remote(tar) else os.path.realpath(tar) for tar in found):
         if path in seen:
             raise UserError(f"--train-data names {path} twice; upsampling is not supported, name it once")
         seen.add(path)
@@ -45,7 +47,7 @@ def name_sources(paths: Sequence[str]) -> list[str]:
 
     `a/00000.tar, a/00001.tar` are `00000, 00001`; `a/00000.tar, b/00000.tar` are `a/00000, b/00000`.
     """
-    split = [os.path.abspath(path).removesuffix(".tar").split("/") for path in paths]
+    split = [_place(path).removesuffix(".tar").split("/") for path in paths]
     for depth in range(1, max(map(len, split), default=0) + 1):
         names = ["/".join(components[-depth:]) for components in split]
         if len(set(names)) == len(names):
@@ -54,17 +56,28 @@ def name_sources(paths: Sequence[str]) -> list[str]:
     return []
 
 
+def absolute(path: str) -> str:
+    """A path from the root of the file system; a URL as it is."""
+    return path if is_remote(path) else os.path.abspath(path)
+
+
+def _place(path: str) -> str:
+    return path.partition("://")[2].partition("?")[0] if is_remote(path) else os.path.abspath(path)
+
+
 def _expand(part: str) -> list[str]:
     scheme = re.match(r"(\w+):", part)
-    if scheme:
-        raise UserError(f"--train-data {part}: only local tars can be read, not {scheme[1]}:; copy or mount the data")
+    if scheme and not is_remote(part):
+        raise UserError(f"--train-data {part}: paths and URLs can be read, not {scheme[1]}:; copy or mount the data")
     try:
         patterns = list(braceexpand(part))
     except ValueError:
         raise UserError(f"--train-data {part}: braces do not match") from None
     found = []
     for pattern in patterns:
-        if os.path.isdir(pattern):
+        if is_remote(pattern):
+            matches = expand_url(pattern)
+        elif os.path.isdir(pattern):
             matches = sorted(glob.glob(os.path.join(glob.escape(pattern), "*.tar")))
         elif os.path.exists(pattern):
             matches = [pattern]

@@ -71,7 +71,7 @@ def members(buffer: Any, start: int = 0, stop: int | None = None, *, archive: bo
                     raise TarError(f"block {position // BLOCK} sets a path or size for all members")
                 if header.type == b"x":
                     name = records.get("path", name)
-                    size = int(records["size"]) if "size" in records else size
+                    size = _pax_size(records["size"], position) if "size" in records else size
                     if any(record.startswith("GNU.sparse") for record in records):
                         raise TarError(f"block {position // BLOCK} is a sparse file; pack the data plainly")
             position = data + padded(header.size)
@@ -150,6 +150,12 @@ def _pax_records(payload: bytes, position: int) -> dict[str, str]:
     except ValueError:
         raise TarError(f"block {position // BLOCK} is a broken extended header") from None
     return records
+
+
+def _pax_size(value: str, position: int) -> int:
+    if not (value.isascii() and value.isdecimal()):
+        raise TarError(f"block {position // BLOCK} states a size of {value!r}")
+    return int(value)
 
 
 def _pax_record(key: str, value: str) -> bytes:

@@ -15,6 +15,7 @@ from mcl_clip.errors import UserError
 from mcl_clip.shards.manifest import Manifest
 from mcl_clip.shards.offsets import column, offsets_path, read_offsets, rows_sha256
 from mcl_clip.shards.pool import run
+from mcl_clip.shards.remote import is_remote, open_tar
 from mcl_clip.shards.scan import checksums, samples
 from mcl_clip.shards.tar import BLOCK, TarError
 
@@ -69,7 +70,7 @@ class _VerifyShard:
             yield problem
         try:
             with (
-                open(path, "rb") as file,
+                open_tar(path, size) as file,
                 mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped,
                 memoryview(mapped) as buffer,
             ):
@@ -82,6 +83,8 @@ class _VerifyShard:
 
 
 def _size_problem(path: str, size: int) -> str | None:
+    if is_remote(path):
+        return None  # checked when it is fetched
     if not os.path.exists(path):
         return f"{path} is missing"
     now = os.stat(path).st_size
