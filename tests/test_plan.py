@@ -232,11 +232,9 @@ def test_contiguous_positions_are_contiguous_lanes():
 
 
 def test_the_default_policy_is_of_the_data_and_the_global_batch():
-    wide, narrow = Policy().resolved(32768, 1000), Policy().resolved(64, 10)
-    assert (wide.lanes, wide.window) == (128, 524)
-    assert (narrow.lanes, narrow.window) == (1, 8192)
-    own = Policy(lanes=3, window=7)
-    assert own.resolved(32768, 1000) == own
+    assert Policy().lanes_and_window(32768, 1000) == (128, 524)
+    assert Policy().lanes_and_window(64, 10) == (1, 8192)
+    assert Policy(lanes=3, window=7).lanes_and_window(32768, 1000) == (3, 7)
     plan = make_plan(
         ["0", "1"],
         np.repeat([0, 1], 30),

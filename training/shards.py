@@ -118,7 +118,8 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--train-data",
             required=True,
-            help="tars: a path, brace pattern, glob or directory, several joined by '::'"
+            help="tars: a path, URL, brace pattern, glob or directory, several joined by '::' (URLs are read through "
+            "a cache: MCL_CACHE_DIR, MCL_CACHE_GIB)"
             + ("; or a directory with a manifest.json" if command is bucket else ""),
         )
         command.add_argument("--output", required=True, type=Path, help="directory to write; the same command resumes")

@@ -157,7 +157,7 @@ def make_plan(
     shard_bucket = backed_off.effective[shard_label]
     num_buckets = len(backed_off.names)
     size = np.bincount(shard_bucket, shard_size, num_buckets).astype(np.int64)
-    policy = policy.resolved(global_batch, int(np.count_nonzero(size)))
+    lanes, window = policy.lanes_and_window(global_batch, int(np.count_nonzero(size)))
     full, leftover = _split(size, global_batch, policy)
 
     random = np.random.Philox(np.random.SeedSequence((seed, stage, epoch)))
@@ -191,13 +191,13 @@ def make_plan(
         draws=Draws(
             size=size,
             full=full,
-            lanes=_lanes(size, global_batch, policy),
+            lanes=_lanes(size, global_batch, lanes, window),
             rotation=(rotation % np.maximum(size, 1).astype(np.uint64)).astype(np.int64),
             key=key,
             first=np.append(0, np.cumsum(size)),
             order=order,
             ends=np.cumsum(shard_size[order], dtype=np.int64),
-            window=policy.window,
+            window=window,
             global_batch=global_batch,
         ),
     )
@@ -217,10 +217,10 @@ def _sliver(policy, global_batch):
     return min(policy.min_segment, max(global_batch // 2, 1))
 
 
-def _lanes(size, global_batch, policy):
-    """The largest divisor of G that is neither above policy.lanes nor makes a lane shorter than a window."""
-    divisors = np.array([d for d in range(1, min(policy.lanes, global_batch) + 1) if global_batch % d == 0])
-    return divisors[np.searchsorted(divisors, np.maximum(size // policy.window, 1), side="right") - 1]
+def _lanes(size, global_batch, most, window):
+    """The largest divisor of G that is neither above `most` nor makes a lane shorter than a window."""
+    divisors = np.array([d for d in range(1, min(most, global_batch) + 1) if global_batch % d == 0])
+    return divisors[np.searchsorted(divisors, np.maximum(size // window, 1), side="right") - 1]
 
 
 def _pack(size, body, leftover, turn, global_batch, policy):

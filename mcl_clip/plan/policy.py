@@ -1,6 +1,6 @@
 """What may be chosen about a plan."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from mcl_clip.errors import UserError
 
@@ -16,7 +16,7 @@ class Policy:
     leftovers: "pack" (n mod G samples of every bucket share batches of several segments) or "drop" (left out,
     counted). min_segment: pseudo-labels with fewer samples back off to their parent path. lanes: at most so
     many ranges of a bucket are read side by side. window: samples that are shuffled together; a lane is never
-    shorter. Lanes x window samples of a bucket are in play at a time. None: see `resolved`.
+    shorter. Lanes x window samples of a bucket are in play at a time. None: see `lanes_and_window`.
     """
 
     leftovers: str = "pack"
@@ -32,12 +32,11 @@ class Policy:
             if value is not None and value < 1:
                 raise UserError(f"{name} must be at least 1, got {value}")
 
-    def resolved(self, global_batch: int, buckets: int) -> "Policy":
-        """The policy with numbers for `lanes` and `window`, from the global batch and the number of buckets alone.
+    def lanes_and_window(self, global_batch: int, buckets: int) -> tuple[int, int]:
+        """The two as numbers; where they are None, from the global batch and the number of buckets alone.
 
         A lane for every LANE_POSITIONS of the batch. The window, up to MAX_WINDOW, shrinks with the number of
         buckets, since a reader has a window of every bucket open: OPEN_SAMPLES in all.
         """
         lanes = self.lanes or max(1, global_batch // LANE_POSITIONS)
-        window = self.window or max(1, min(MAX_WINDOW, OPEN_SAMPLES // max(buckets, 1)))
-        return replace(self, lanes=lanes, window=window)
+        return lanes, self.window or max(1, min(MAX_WINDOW, OPEN_SAMPLES // max(buckets, 1)))

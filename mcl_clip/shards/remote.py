@@ -118,8 +118,8 @@ class TarCache:
             raise UserError(
                 f"MCL_CACHE_DIR {self.directory} cannot be written to ({error.strerror}); set it to a local directory"
             ) from None
-        with contextlib.suppress(FileNotFoundError), open(part if part in busy else busy[0], "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH)  # until its process has fetched it
+        with contextlib.suppress(FileNotFoundError), open(part if part in busy else busy[0], "rb") as other:
+            fcntl.flock(other, fcntl.LOCK_SH)  # until its process has fetched it
         return None
 
     def _drop_dead(self) -> list[Path]:
