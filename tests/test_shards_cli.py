@@ -96,6 +96,14 @@ def test_flags_without_effect_on_an_index_are_refused(data, capsys, flag):
     assert (status, f"error: {flag} is for tars" in line) == (2, True)
 
 
+def test_the_same_command_with_relative_paths_finds_its_work_done(data, capsys, monkeypatch):
+    monkeypatch.chdir(data[0])
+    assert run(capsys, "index", "--train-data", "data", "--output", "data")[0] == 0
+    command = ["bucket", "--train-data", "data", "--labels", "labels.parquet", "--output", "b", "--mcl-index-only"]
+    first, again = run(capsys, *command), run(capsys, *command)
+    assert first[0] == again[0] == 0 and first[1] == again[1]
+
+
 def torchrun(*arguments):
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [*launch, "-m", "training.shards", *map(str, arguments)]

@@ -101,7 +101,7 @@ def _begin(directory: Path, job: dict[str, Any]) -> None:
 def _finished(directory: Path, job: dict[str, Any], source: Manifest) -> Manifest:
     manifest = Manifest.load(directory)
     _refuse_other(directory, manifest.made_from, job, "was made from")
-    if manifest.kind == "index-only" and manifest.tars.paths != source.tars.paths:
+    if manifest.kind == "index-only" and manifest.tars.paths != [absolute(path) for path in source.tars.paths]:
         raise UserError(f"{directory} points to tars that were moved since; delete it and run again")
     shutil.rmtree(directory / "work", ignore_errors=True)
     return manifest
