@@ -1,15 +1,12 @@
 """Buckets: the same samples in the same bytes, whoever writes them and however often they are killed."""
 
+import multiprocessing
 import os
 import random
 import resource
-import signal
-import subprocess
-import sys
 import tarfile
 import time
 import zlib
-from pathlib import Path
 
 import pytest
 import webdataset
@@ -163,17 +160,6 @@ def _files(directory):
     return {path.relative_to(directory): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
-_KILLED = """
-import sys
-from mcl_clip.shards.manifest import Manifest
-from mcl_clip.shards.buckets import write_buckets
-from tests.test_buckets import HashLabels, SMALL
-source = Manifest.load(sys.argv[1])
-print("ready", flush=True)
-write_buckets(source, HashLabels(), sys.argv[2], index_only=sys.argv[3] == "True", **SMALL)
-"""
-
-
 @pytest.mark.parametrize("index_only", [False, True])
 def test_killed_anywhere_and_run_again_gives_the_same_files(source, tmp_path, index_only):
     alone = tmp_path / "alone"
@@ -181,14 +167,16 @@ def test_killed_anywhere_and_run_again_gives_the_same_files(source, tmp_path, in
     write_buckets(source, HashLabels(), alone, index_only=index_only, **SMALL)
     took = time.monotonic() - started
     target = tmp_path / "target"
-    command = [sys.executable, "-c", _KILLED, str(source.directory), str(target), str(index_only)]
     chance = random.Random(3)
-    for _ in range(max(4, settings.default.max_examples // 20)):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parent.parent)
-        process.stdout.readline()
+    options = {"index_only": index_only, **SMALL}
+    for _ in range(max(8, settings.default.max_examples // 20)):
+        process = multiprocessing.get_context("fork").Process(
+            target=write_buckets, args=(source, HashLabels(), target), kwargs=options
+        )
+        process.start()
         time.sleep(chance.random() * took * 0.7)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
     write_buckets(source, HashLabels(), target, index_only=index_only, **SMALL)
     assert _files(target) == _files(alone)
 
