@@ -8,6 +8,7 @@ import numpy as np
 from mcl_clip import seeds
 
 _Z = 1.959963984540054
+_ENDS = (2.5, 97.5)
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:
@@ -19,15 +20,33 @@ def wilson(share: float, count: int) -> tuple[float, float]:
     return max(0.0, center - half), min(1.0, center + half)
 
 
+def mean_of_shares(
+    shares: Sequence[float] | np.ndarray, counts: Sequence[int] | np.ndarray, *, resamples: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """Bootstrap percentile interval of the mean of `shares`, each of `counts` trials, redrawn within each.
+
+    Trials are right or wrong, so a redrawn share is binomial and no trial is kept: 1,000 classes cost milliseconds.
+    """
+    counts = np.asarray(counts)
+    draws = seeds.generator(seed, len(counts)).binomial(counts, np.clip(shares, 0, 1), (resamples, len(counts)))
+    low, high = np.percentile((draws / counts).mean(1), _ENDS)
+    return float(low), float(high)
+
+
 def bootstrap_mean_of_groups(
     values: Sequence[float] | np.ndarray, groups: Sequence[str], *, resamples: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
     """Percentile interval of the mean over groups of each group's mean; samples are redrawn within their group."""
-    values = np.asarray(values, np.float64)
+    values, labels = np.asarray(values, np.float64), np.asarray(groups)
     draws = []
-    for number, group in enumerate(sorted(set(groups))):
-        members = values[[index for index, name in enumerate(groups) if name == group]]
+    for number, group in enumerate(np.unique(labels)):
+        members = values[labels == group]
         picks = seeds.generator(seed, number).integers(0, len(members), (resamples, len(members)))
         draws.append(members[picks].mean(1))
-    low, high = np.percentile(np.mean(draws, 0), (2.5, 97.5))
+    low, high = np.percentile(np.mean(draws, 0), _ENDS)
     return float(low), float(high)
+
+
+def bootstrap_mean(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
+    """Bootstrap percentile interval of a mean."""
+    return bootstrap_mean_of_groups(values, [""] * len(values))

@@ -4,7 +4,6 @@ import argparse
 import sys
 import warnings
 from collections.abc import Sequence
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -14,11 +13,14 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from tqdm import tqdm
 
-from eval.classification_data import ClassificationSet, open_set
-from eval.intervals import wilson
+from eval.classification_data import open_set
+from eval.classification_set import ClassificationSet
+from eval.embedding import embed_images
+from eval.images import content_hash
+from eval.intervals import mean_of_shares, wilson
 from eval.models import ScoredModel, add_model_arguments, load_scored_model
-from eval.rows import row_embedding, rows_of, stage_embeddings
-from eval.scores import result, table, write_scores
+from eval.rows import row_embedding, rows_of
+from eval.scores import add_output_arguments, result, table, write_scores
 from mcl_clip import seeds
 from mcl_clip.errors import UserError, exit_on_user_error
 
@@ -27,21 +29,17 @@ STRENGTHS = tuple(float(c) for c in 10.0 ** np.arange(-2, 5))
 HELD_OUT = 5
 
 
-@torch.inference_mode()
 def features(
     scored: ScoredModel, data: ClassificationSet, *, batch_size: int = 64, progress: bool = False
-) -> tuple[list[Tensor], np.ndarray]:
-    """Raw embeddings of every stage [N, D_s] on the CPU, and labels int64 [N]; compute once, probe often."""
-    parts, labels = [], []
-    samples = iter(data.samples())
-    with tqdm(total=data.size, desc="images", disable=not progress) as bar:
-        while chunk := list(islice(samples, batch_size)):
-            images = torch.stack([scored.preprocess(image) for image, _ in chunk]).to(scored.device)
-            with scored.autocast():
-                parts.append([stage.cpu() for stage in stage_embeddings(scored.model, image=images)])
-            labels += [label for _, label in chunk]
-            bar.update(len(chunk))
-    return [torch.cat(stage) for stage in zip(*parts, strict=True)], np.array(labels, np.int64)
+) -> tuple[list[Tensor], np.ndarray, str]:
+    """Raw embeddings of every stage [N, D_s] on the CPU, labels int64 [N], content hash; compute once, probe often."""
+    parts, labels, digests = [], list[int | str](), list[bytes]()
+    for stages, batch in embed_images(scored, data.samples(), data.size, batch_size=batch_size, progress=progress):
+        parts.append([stage.cpu() for stage in stages])
+        labels += batch.labels
+        digests += batch.digests
+    embeddings = [torch.cat(stage) for stage in zip(*parts, strict=True)]
+    return embeddings, np.array(labels, np.int64), content_hash(digests)
 
 
 def probe(train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, *, seed: int = 0) -> tuple[np.ndarray, float]:
@@ -78,34 +76,41 @@ def evaluate(
 ) -> list[dict[str, Any]]:
     """Fit on `train` and score on `test` (see `open_set`), embedding each set once for all rows.
 
-    Metrics, as fractions: lp_acc1 with its 95 % interval (Wilson), lp_mean_per_class_recall; also
-    inverse_l2_strength, n_train, n_images. Raises `UserError` when the two sets have other classes.
+    Metrics, as fractions: lp_acc1, lp_mean_per_class_recall; also inverse_l2_strength, n_train, n_images. `intervals`
+    holds the 95 % interval of both. Raises `UserError` when the two sets have other classes.
     """
     if train.classnames != test.classnames:
         raise UserError(f"{train.name} and {test.name} have different classes; the train split must name the same ones")
-    fitted, fitted_labels = features(scored, train, batch_size=batch_size, progress=progress)
+    fitted, fitted_labels, fitted_hash = features(scored, train, batch_size=batch_size, progress=progress)
     if len(np.unique(fitted_labels)) < 2:
         raise UserError(f"{train.name} has images of one class only; a linear probe needs two")
-    scored_on, labels = features(scored, test, batch_size=batch_size, progress=progress)
-    record = scored.record() | {"data_revision": test.revision, "seed": seed}
+    scored_on, labels, scored_hash = features(scored, test, batch_size=batch_size, progress=progress)
+    record = scored.record() | {
+        "data_revision": test.revision or scored_hash,
+        "train_revision": train.revision or fitted_hash,
+        "seed": seed,
+    }
     results = []
-    for row in rows_of(scored.model):
+    for row in tqdm(rows_of(scored.model), "probes", disable=not progress):
         values = [row_embedding(scored.model, row, each).numpy() for each in (fitted, scored_on)]
-        if not all(np.isfinite(each).all() for each in values):
-            raise UserError(f"{row.name} gives embeddings that are not finite; did its training diverge?")
         predicted, strength = probe(values[0], fitted_labels, values[1], seed=seed)
         right = predicted == labels
-        low, high = wilson(float(right.mean()), len(right))
+        classes, counts = np.unique(labels, return_counts=True)
+        recall = np.array([right[labels == label].mean() for label in classes])
         metrics = {
             "lp_acc1": float(right.mean()),
-            "lp_acc1_low": low,
-            "lp_acc1_high": high,
-            "lp_mean_per_class_recall": float(np.mean([right[labels == label].mean() for label in np.unique(labels)])),
+            "lp_mean_per_class_recall": float(recall.mean()),
             "inverse_l2_strength": strength,
             "n_train": len(fitted_labels),
             "n_images": len(labels),
         }
-        results.append(result(scored, row.name, dataset=test.name, task=TASK, metrics=metrics, record=record))
+        intervals = {
+            "lp_acc1": wilson(float(right.mean()), len(right)),
+            "lp_mean_per_class_recall": mean_of_shares(recall, counts),
+        }
+        results.append(
+            result(scored, row.name, dataset=test.name, task=TASK, metrics=metrics, intervals=intervals, record=record)
+        )
     return results
 
 
@@ -122,15 +127,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--dataset", required=True, help="as for mcl-zero-shot; it needs a split to fit on")
     parser.add_argument("--train-split", default="train")
     parser.add_argument("--split", default="test")
-    parser.add_argument("--image-column", default="image")
-    parser.add_argument("--label-column", default="label", help="the class or attribute to read")
+    parser.add_argument("--revision", help="branch, tag or commit of a hub data set; the commit is recorded")
+    parser.add_argument("--image-column", help="of a table (default: image, or the only column of images)")
+    parser.add_argument("--label-column", help="the class or attribute to read (default: label)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", help="write the scores as JSON")
-    parser.add_argument("--markdown", action="store_true", help="print the table as markdown")
-    parser.add_argument("--batch-size", type=int, default=64)
+    add_output_arguments(parser)
     args = parser.parse_args(argv)
-    if args.batch_size < 1:
-        raise UserError("--batch-size must be at least 1")
     if args.seed < 0:
         raise UserError("--seed must not be negative")
     train, test = (
@@ -140,6 +142,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             templates="simple",
             image_column=args.image_column,
             label_column=args.label_column,
+            revision=args.revision,
         )
         for split in (args.train_split, args.split)
     )

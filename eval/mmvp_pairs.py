@@ -3,30 +3,20 @@
 import base64
 import csv
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from jinja2 import Environment
-from PIL import Image
-
+from eval.images import file_sample
 from eval.mmvp_data import Pair
+from eval.pages import TEMPLATES
 from eval.pairs import PairScores
 from mcl_clip.artifacts import atomic_path
 
-_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1"><title>MMVP pairs</title>
-<style>body{font:15px/1.4 system-ui,sans-serif;margin:1.5rem;max-width:70rem}
-.pair{display:inline-block;vertical-align:top;border:1px solid #ccc;border-radius:8px;padding:.6rem;margin:.3rem}
-img{width:128px;height:128px;object-fit:contain;background:#eee}figure{display:inline-block;margin:.2rem;width:130px}
-figcaption{font-size:.85em}.right{color:#11723b}.wrong{color:#b3261e}td,th{padding:.1rem .5rem;text-align:left}
-</style><h1>MMVP pairs</h1>
-<p>A text is right when it is closer to its own image than to the other one. Shown: {{ rows|join(", ") }}.</p>
-{% for type, pairs in types.items() %}<h2>{{ type }}</h2>
-{% for pair in pairs %}<div class="pair">{% for image in pair.images %}<figure><img alt="{{ image.statement }}"
-src="data:image/jpeg;base64,{{ image.data }}"><figcaption>{{ image.id }}: {{ image.statement }}</figcaption></figure>{% endfor %}
-<table>{% for row in pair.rows %}<tr><th>{{ row.name }}</th>{% for hit in row.hits %}<td class="{{ 'right' if hit else 'wrong' }}">{{ '✓' if hit else '✗' }} text {{ loop.index }}</td>{% endfor %}</tr>{% endfor %}</table></div>
-{% endfor %}{% endfor %}</html>
-"""
+WORDS = {"gained": "gained", "lost": "lost", "both": "right in both", "neither": "wrong in both"}
+KINDS = {(False, True): "gained", (True, False): "lost", (True, True): "both", (False, False): "neither"}
+ALONE = WORDS | {"both": "right", "neither": "wrong"}
 
 
 def write_csv(path: str | Path, pairs: Sequence[Pair], scores: Mapping[str, PairScores]) -> None:
@@ -45,26 +35,51 @@ def write_csv(path: str | Path, pairs: Sequence[Pair], scores: Mapping[str, Pair
                 writer.writerow([name, pair.type, *pair.ids, *pair.statements, *similarities, *choices, correct])
 
 
-def write_html(path: str | Path, pairs: Sequence[Pair], scores: Mapping[str, PairScores]) -> None:
-    """A self-contained page of all pairs by Type, for the first stage and the last row (the fused model)."""
-    shown = list(dict.fromkeys((next(iter(scores)), list(scores)[-1])))
-    types: dict[str, list[dict]] = {}
+def write_html(path: str | Path, pairs: Sequence[Pair], scores: Mapping[str, PairScores], name: str = "MMVP") -> None:
+    """A self-contained page of all pairs by Type; marked are the first row (stage 0) and the last (the fused model)."""
+    first, last = next(iter(scores)), list(scores)[-1]
+    hits = [scores[row].pair_correct.astype(bool).tolist() for row in (first, last)]
+    kinds = [KINDS[before, after] for before, after in zip(*hits, strict=True)]
+    types: dict[str, list[dict[str, Any]]] = {}
     for index, pair in enumerate(pairs):
-        images = [
+        shown = [
             {"id": number, "statement": statement, "data": _thumbnail(image)}
             for number, statement, image in zip(pair.ids, pair.statements, pair.images, strict=True)
         ]
-        rows = [{"name": name, "hits": scores[name].correct[index].tolist()} for name in shown]
-        types.setdefault(pair.type, []).append({"images": images, "rows": rows})
-    page = Environment(autoescape=True).from_string(_PAGE).render(types=types, rows=shown)
+        rows = [_choices(row, pair, scores[row], index) for row in dict.fromkeys((first, last))]
+        types.setdefault(pair.type, []).append({"images": shown, "rows": rows, "kind": kinds[index]})
+    found = Counter(kinds)
+    page = TEMPLATES.get_template("pairs.html.j2").render(
+        name=name,
+        first=first,
+        last=last,
+        types=types,
+        summary=[_summary(kind, [each["kind"] for each in members]) for kind, members in types.items()],
+        kinds={kind: found[kind] for kind in WORDS if found[kind]},
+        words=WORDS if first != last else ALONE,
+    )
     with atomic_path(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
 
 
+def _choices(row: str, pair: Pair, scores: PairScores, index: int) -> dict[str, Any]:
+    texts = zip(pair.ids, scores.choices[index], scores.correct[index], strict=True)
+    return {
+        "name": row,
+        "texts": [{"id": number, "choice": pair.ids[choice], "right": bool(hit)} for number, choice, hit in texts],
+    }
+
+
+def _summary(kind: str, kinds: list[str]) -> dict[str, Any]:
+    found = Counter(kinds)
+    first, last = found["both"] + found["lost"], found["both"] + found["gained"]
+    counts = {"pairs": len(kinds), "first": first, "last": last, "gained": found["gained"], "lost": found["lost"]}
+    return {"type": kind, **counts}
+
+
 def _thumbnail(path: Path) -> str:
     buffer = io.BytesIO()
-    with Image.open(path) as image:
-        small = image.convert("RGB")
-        small.thumbnail((256, 256))
-        small.save(buffer, "JPEG", quality=85)
+    small = file_sample(path).image()
+    small.thumbnail((256, 256))
+    small.save(buffer, "JPEG", quality=85)
     return base64.b64encode(buffer.getvalue()).decode()

@@ -27,6 +27,11 @@ class PairScores:
         return self.choices == np.array([0, 1])
 
     @property
+    def pair_correct(self) -> np.ndarray:
+        """float64 [n]: 1 where both texts pick their own image, else 0."""
+        return (self.correct[:, 0] & self.correct[:, 1]).astype(np.float64)
+
+    @property
     def same_image(self) -> np.ndarray:
         """bool [n]: whether both texts pick the same image."""
         return self.choices[:, 0] == self.choices[:, 1]

@@ -19,7 +19,7 @@ def bars(
     chance: float | None = None,
 ) -> str:
     """Grouped bars, a group a feature and a bar a model; values are fractions, drawn in percent."""
-    figure = Figure(figsize=(max(6.4, 0.32 * len(groups) * (len(series) + 1.5)), 3.4), layout="constrained")
+    figure = Figure(figsize=(max(8.4, 0.32 * len(groups) * (len(series) + 1.5)), 3.4), layout="constrained")
     axes = figure.subplots()
     width = 0.8 / len(series)
     for number, (name, values) in enumerate(series.items()):
@@ -36,12 +36,14 @@ def bars(
 
 
 def lines(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], xlabel: str, ylabel: str) -> str:
-    """Curves (x, y) by name, on a logarithmic y axis."""
-    figure = Figure(figsize=(6.4, 3.2), layout="constrained")
+    """Curves (x, y) by name; the y axis is logarithmic where they span more than a decade."""
+    figure = Figure(figsize=(8.4, 3.2), layout="constrained")
     axes = figure.subplots()
     for number, (name, (x, y)) in enumerate(curves.items()):
         axes.plot(x, y, label=name, color=color(name, number), linewidth=1.6)
-    axes.set_yscale("log")
+    values = [value for _, y in curves.values() for value in y]
+    if max(values) > 10 * min(values) > 0:
+        axes.set_yscale("log")
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
     axes.grid(alpha=0.25)

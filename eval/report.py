@@ -6,141 +6,153 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader
-
 from eval import plots
+from eval.pages import TEMPLATES
 from eval.report_data import RunFacts, read_run
+from eval.scores import interval, percent
+from eval.verdict import PAIR, types_of, verdict
 from mcl_clip.artifacts import atomic_path
 from mcl_clip.errors import exit_on_user_error
-
-_TEMPLATES = Environment(
-    loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True
-)
 
 
 def write_report(run: Path) -> Path:
     """Write report.html and report.md of a run directory from what stands in it; returns the page's path."""
     facts = read_run(run)
+    pairs = _of_task(facts, "mmvp_vlm")
     content = {
         "name": facts.name,
-        "verdict": verdict(facts.pairs),
-        "tables": tables(facts),
-        "pictures": pictures(facts),
+        "verdict": [line for results in pairs.values() for line in verdict(results)],
+        "tiles": [tile for results in pairs.values() for tile in tiles(results)],
+        "made": made_of(facts.recipe),
+        "sections": [*pair_sections(pairs), *zero_shot_sections(facts), *other_sections(facts)],
+        "losses": loss_picture(facts),
         "clusterings": clusterings(facts),
-        "packages": facts.recipe.get("packages", {}),
+        "known": known_features(facts),
+        "versions": facts.recipe.get("versions", {}),
     }
-    page = run / "report.html"
-    for name in ("report.html", "report.md"):
-        template = _TEMPLATES.get_template(f"{name}.j2")
+    for name in ("report.md", "report.html"):
         with atomic_path(run / name) as temporary:
-            temporary.write_text(template.render(content), encoding="utf-8")
-    return page
+            temporary.write_text(TEMPLATES.get_template(f"{name}.j2").render(content), encoding="utf-8")
+    return run / "report.html"
 
 
-def verdict(pairs: dict[str, dict[str, Any]]) -> list[str]:
-    """What the fused model gained over stage 0 on the pairs, and whether it is more than chance would give."""
-    if not {"stage_0", "fused"} <= set(pairs):
+def tiles(pairs: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
+    """The three numbers that matter most, for the head of the page."""
+    rows = {each["model"]: each for each in pairs}
+    if not {"stage_0", "fused"} <= set(rows):
         return []
-    base, fused = pairs["stage_0"], pairs["fused"]
-    gain = fused["pair_accuracy"] - base["pair_accuracy"]
-    word = "above" if gain > 0 else "not above"
-    said = [
-        f"In mean pair accuracy the fused model is {word} stage 0: "
-        f"{percent(fused['pair_accuracy'])} against {percent(base['pair_accuracy'])} ({100 * gain:+.1f} points)."
+    fused = rows["fused"]
+    low, high = fused["intervals"]["gain"]
+    return [
+        *(
+            {
+                "label": label,
+                "value": f"{percent(rows[row]['metrics'][PAIR])} %",
+                "note": interval(rows[row]["intervals"][PAIR]),
+            }
+            for row, label in (("stage_0", "stage 0"), ("fused", "fused"))
+        ),
+        {
+            "label": "gain",
+            "value": f"{100 * fused['metrics']['gain']:+.1f}",
+            "note": f"{100 * low:+.1f} to {100 * high:+.1f}",
+        },
     ]
-    weakest = min(types_of(pairs), key=lambda name: base[f"pair_accuracy/{name}"])
-    low, high = (fused[f"gain_{end}/{weakest}"] for end in ("low", "high"))
-    before, after = (percent(each[f"pair_accuracy/{weakest}"]) for each in (base, fused))
-    said.append(
-        f"Stage 0 suppressed {weakest} most ({before}); the fused model reaches {after}: a gain of "
-        f"{100 * fused[f'gain/{weakest}']:+.1f} points, 95 % interval {100 * low:+.1f} to {100 * high:+.1f} "
-        "(paired bootstrap over the pairs)"
-        + ("." if low > 0 else ": this run does not show that the feature was recovered.")
-    )
-    return said
 
 
-def types_of(pairs: dict[str, dict[str, Any]]) -> list[str]:
-    """The Types of the pair benchmark; what the first model sees least comes first."""
-    metrics = next(iter(pairs.values()))
-    names = [name for name in metrics if name.startswith("pair_accuracy/")]
-    return [name.removeprefix("pair_accuracy/") for name in sorted(names, key=metrics.__getitem__)]
+def made_of(recipe: dict[str, Any]) -> str:
+    """The recipe in one line."""
+    data, stages = recipe.get("data", {}), recipe.get("stages", {})
+    known = {
+        "model": " ".join(filter(None, (recipe.get("model", {}).get(name) for name in ("model", "pretrained")))),
+        "data": data.get("train_data"),
+        "global batch": data.get("global_batch"),
+        "stages after stage 0": len(stages) - 1 if stages else None,
+        "clusters": stages[0].get("clusters") if stages else None,
+        "epochs a stage": ", ".join(str(each.get("epochs")) for each in stages.values()),
+        "seed": recipe.get("seed"),
+    }
+    return " · ".join(f"{name}: {value}" for name, value in known.items() if value not in (None, ""))
 
 
-def sets_of(zero_shot: dict[str, dict[str, dict[str, Any]]]) -> list[str]:
-    """The zero-shot sets; what the first model sees least comes first."""
-    return sorted(zero_shot, key=lambda name: next(iter(zero_shot[name].values()))["acc1"])
-
-
-def tables(facts: RunFacts) -> list[dict[str, Any]]:
-    """Pair accuracy by Type and zero-shot accuracy by set, a line a model."""
+def pair_sections(pairs: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Of every MMVP scores file: bars by pattern, and the numbers with the mean's interval."""
     made = []
-    if facts.pairs:
-        types = types_of(facts.pairs)
-        rows = [
-            [row, percent(each["pair_accuracy"]), *(percent(each[f"pair_accuracy/{name}"]) for name in types)]
-            for row, each in facts.pairs.items()
-        ]
-        note = "percent; chance is 25"
-        made.append({"title": "Pair accuracy", "note": note, "header": ["mean", *types], "rows": rows})
-    if facts.zero_shot:
-        sets = sets_of(facts.zero_shot)
-        rows = []
-        for row in next(iter(facts.zero_shot.values())):
-            values = [facts.zero_shot[name][row]["acc1"] for name in sets]
-            rows.append([row, percent(sum(values) / len(values)), *map(percent, values)])
-        made.append({"title": "Zero-shot accuracy", "note": "top-1, percent", "header": ["mean", *sets], "rows": rows})
+    for results in pairs.values():
+        types = types_of(results)
+        columns = {"mean": PAIR} | {name: f"{PAIR}/{name}" for name in types}
+        made.append(
+            {
+                "title": "Pair accuracy by pattern",
+                "note": "Two images, two texts: a pair counts when each text picks its own image. Percent, chance is "
+                "25. What stage 0 sees least stands first.",
+                "picture": _bars(results, {name: columns[name] for name in types}, "pairs right, %", 0.25),
+                "table": _table(results, columns),
+            }
+        )
     return made
 
 
-def pictures(facts: RunFacts) -> list[dict[str, str]]:
-    """Bars by feature and loss curves, with a text for those who cannot see them."""
+def zero_shot_sections(facts: RunFacts) -> list[dict[str, Any]]:
+    """All zero-shot sets together: a column a set; what stage 0 sees least stands first."""
+    files = _of_task(facts, "zeroshot_classification")
+    names = sorted(files, key=lambda name: files[name][0]["metrics"]["acc1"])
+    rows = [each["model"] for each in files[names[0]]] if names else []
+    results = []
+    for row in rows:
+        found = {name: each for name in names for each in files[name] if each["model"] == row}
+        metrics = {name.removeprefix("zero_shot_"): each["metrics"]["acc1"] for name, each in found.items()}
+        mean = sum(metrics.values()) / len(metrics)
+        results.append({"model": row, "metrics": {"mean": mean} | metrics, "intervals": {}})
+    if not results:
+        return []
+    sets = {name.removeprefix("zero_shot_"): name.removeprefix("zero_shot_") for name in names}
+    section = {
+        "title": "Zero-shot accuracy",
+        "note": "Top-1 accuracy in percent, a column a set.",
+        "picture": _bars(results, sets, "top-1, %"),
+        "table": _table(results, {"mean": "mean"} | sets),
+    }
+    return [section]
+
+
+def other_sections(facts: RunFacts) -> list[dict[str, Any]]:
+    """Every other scores file: what has an interval is a score."""
     made = []
-    shown = [row for row in facts.pairs if not row.startswith("fused_")]
-    if shown:
-        types = types_of(facts.pairs)
-        series = {row: [facts.pairs[row][f"pair_accuracy/{name}"] for name in types] for row in shown}
-        made.append(
-            {
-                "title": "Pair accuracy by feature",
-                "alt": "Bars: pair accuracy of every stage and the fused model by feature; numbers in the table below",
-                "data": plots.bars(types, series, "pairs right, %", 0.25),
-            }
-        )
-    if facts.zero_shot:
-        sets = sets_of(facts.zero_shot)
-        rows = [row for row in next(iter(facts.zero_shot.values())) if not row.startswith("fused_")]
-        series = {row: [facts.zero_shot[name][row]["acc1"] for name in sets] for row in rows}
-        made.append(
-            {
-                "title": "Zero-shot accuracy by feature",
-                "alt": "Bars: zero-shot accuracy of every stage and the fused model by set; numbers in the table below",
-                "data": plots.bars(sets, series, "top-1, %"),
-            }
-        )
+    for name, results in facts.scores.items():
+        if results and results[0]["task"] not in ("mmvp_vlm", "zeroshot_classification"):
+            scores = [key for key, ends in results[0]["intervals"].items() if ends and isinstance(ends[0], float)]
+            table = _table(results, {key: key for key in scores})
+            made.append({"title": name.replace("_", " "), "note": "Percent.", "picture": None, "table": table})
+    return made
+
+
+def loss_picture(facts: RunFacts) -> str | None:
+    """Curves of every stage's loss; None when there are none."""
     curves = {
         f"stage_{stage}": ([row["step"] + 1 for row in rows], [max(row["loss_mean"], 1e-6) for row in rows])
         for stage, rows in facts.losses.items()
         if rows
     }
-    if curves:
-        made.append(
-            {
-                "title": "Loss",
-                "alt": "Curves: contrastive loss of every stage by step",
-                "data": plots.lines(curves, "step of the stage", "loss"),
-            }
-        )
-    return made
+    return plots.lines(curves, "step of the stage", "loss") if curves else None
+
+
+def known_features(facts: RunFacts) -> dict[str, Any] | None:
+    """Which known feature each stage's clusters follow: normalised mutual information, a column a stage."""
+    shown = [each for each in facts.clusterings if each.attributes]
+    names = sorted({name for each in shown for name in each.attributes}, key=lambda name: _order(shown, name))
+    if not names:
+        return None
+    rows = [[name, *(each.attributes.get(name) for each in shown)] for name in names]
+    return {"header": [f"stage_{each.stage}" for each in shown], "rows": rows}
 
 
 def clusterings(facts: RunFacts) -> list[dict[str, Any]]:
-    """Every clustering step: sizes, what the clusters know of each feature, samples of each cluster."""
+    """Every clustering step: sizes, what it shares with the steps before, samples of each cluster."""
     return [
         {
             "stage": each.stage,
             "sizes": each.facts["sizes"],
-            "attributes": sorted(each.attributes.items(), key=lambda item: -item[1]),
             "previous": each.facts.get("previous_stages", []),
             "montages": [
                 {"cluster": number, "size": size, "data": plots.montage(images)}
@@ -151,16 +163,45 @@ def clusterings(facts: RunFacts) -> list[dict[str, Any]]:
     ]
 
 
-def percent(value: float | None) -> str:
-    """One decimal, or a dash."""
-    return "-" if value is None else f"{100 * value:.1f}"
+def _order(shown: Sequence[Any], name: str) -> list[float]:
+    return [-each.attributes.get(name, 0.0) for each in shown]
+
+
+def _of_task(facts: RunFacts, task: str) -> dict[str, list[dict[str, Any]]]:
+    return {name: results for name, results in facts.scores.items() if results and results[0]["task"] == task}
+
+
+def _bars(results: Sequence[dict[str, Any]], columns: dict[str, str], ylabel: str, chance: float | None = None) -> str:
+    """Bars of the single stages and the fused model."""
+    series = {
+        each["model"]: [each["metrics"][key] for key in columns.values()]
+        for each in results
+        if not each["model"].startswith("fused_")
+    }
+    return plots.bars(list(columns), series, ylabel, chance)
+
+
+def _table(results: Sequence[dict[str, Any]], columns: dict[str, str]) -> dict[str, Any]:
+    """Cells in percent, with their value for the shade; the best of a column is marked, the first has its interval."""
+    best = {key: max(each["metrics"][key] for each in results) for key in columns.values()}
+    rows = []
+    for each in results:
+        cells = []
+        for number, key in enumerate(columns.values()):
+            value, ends = each["metrics"][key], each["intervals"].get(key)
+            note = interval(ends) if number == 0 and ends else ""
+            cells.append({"text": percent(value), "shade": value, "best": value == best[key], "note": note})
+        rows.append({"model": each["model"], "cells": cells})
+    return {"header": list(columns), "rows": rows}
 
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
     parser = argparse.ArgumentParser(
-        prog="mcl-report", description="Write report.html and report.md into a run directory, from what stands in it."
+        prog="mcl-report",
+        description="Write report.html (self-contained) and report.md into a run directory, from what stands in it: "
+        "every scores file in RUN/scores, the losses, the clusters of every stage.",
     )
     parser.add_argument("run", type=Path, help="the run directory, for example runs/demo")
     args = parser.parse_args(argv)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from eval.scores import read_scores
 from mcl_clip.artifacts import read_json
 from mcl_clip.clustering.information import attribute_information
 from mcl_clip.errors import UserError
@@ -27,12 +28,11 @@ class Clustering:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """Everything a report is made of. `pairs`: {row: metrics}; `zero_shot`: {set: {row: metrics}}."""
+    """Everything a report is made of. `scores`: the results of every scores file, by its name without .json."""
 
     name: str
     recipe: dict[str, Any]
-    pairs: dict[str, dict[str, Any]]
-    zero_shot: dict[str, dict[str, dict[str, Any]]]
+    scores: dict[str, list[dict[str, Any]]]
     losses: dict[int, list[dict[str, Any]]]
     clusterings: list[Clustering]
 
@@ -44,16 +44,12 @@ def read_run(run: Path) -> RunFacts:
         raise UserError(f"{run} is no run directory: it has no recipe.yaml")
     import yaml
 
-    scores = run / "scores"
     stages = sorted(run.glob("stage_*"), key=lambda path: int(path.name.removeprefix("stage_")))
     source = Manifest.load(run / "source") if (run / "source" / "manifest.json").is_file() else None
     return RunFacts(
         name=run.name,
         recipe=yaml.safe_load(recipe.read_text()),
-        pairs=_rows(scores / "mmvp.json") if (scores / "mmvp.json").is_file() else {},
-        zero_shot={
-            path.stem.removeprefix("zero_shot_"): _rows(path) for path in sorted(scores.glob("zero_shot_*.json"))
-        },
+        scores={path.stem: read_scores(path) for path in sorted((run / "scores").glob("*.json"))},
         losses={number: _metrics(stage / "metrics.jsonl") for number, stage in enumerate(stages)},
         clusterings=[
             _clustering(number, stage / "clusters", source)
@@ -61,10 +57,6 @@ def read_run(run: Path) -> RunFacts:
             if (stage / "clusters" / "clusters.json").is_file()
         ],
     )
-
-
-def _rows(path: Path) -> dict[str, dict[str, Any]]:
-    return {row["model"]: row["metrics"] for row in read_json(path)}
 
 
 def _metrics(path: Path) -> list[dict[str, Any]]:

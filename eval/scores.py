@@ -1,5 +1,6 @@
 """Scores files: a list of results in CLIP_benchmark's shape, one a model row."""
 
+import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,12 +8,23 @@ from typing import Any
 
 from eval.models import ScoredModel
 from mcl_clip.artifacts import atomic_path, read_json, write_json
+from mcl_clip.errors import UserError
 
 
 def result(
-    scored: ScoredModel, row: str, *, dataset: str, task: str, metrics: dict[str, Any], record: dict[str, Any]
+    scored: ScoredModel,
+    row: str,
+    *,
+    dataset: str,
+    task: str,
+    metrics: dict[str, Any],
+    intervals: dict[str, Any],
+    record: dict[str, Any],
 ) -> dict[str, Any]:
-    """One result; `model` is the row (stage_0, ..., fused), `source` the model that was named."""
+    """One result; `model` is the row (stage_0, ..., fused), `source` the model that was named.
+
+    `intervals` holds [low, high] of metrics under the same names.
+    """
     return {
         "dataset": dataset,
         "model": row,
@@ -21,8 +33,15 @@ def result(
         "task": task,
         "language": "en",
         "metrics": metrics,
+        "intervals": intervals,
         **record,
     }
+
+
+def add_output_arguments(parser: argparse.ArgumentParser) -> None:
+    """--output, --markdown."""
+    parser.add_argument("--output", help="write the scores as JSON, a list with an object a row of the model")
+    parser.add_argument("--markdown", action="store_true", help="print the table as markdown")
 
 
 def write_scores(path: str | Path, results: Sequence[dict[str, Any]]) -> None:
@@ -31,26 +50,43 @@ def write_scores(path: str | Path, results: Sequence[dict[str, Any]]) -> None:
 
 
 def read_scores(path: str | Path) -> list[dict[str, Any]]:
-    """Results of a scores file."""
-    return read_json(path)
+    """Results of a scores file; `UserError` when it is something else."""
+    results = read_json(path)
+    needed = {"model", "task", "dataset", "metrics", "intervals"}
+    if not isinstance(results, list) or not all(isinstance(each, dict) and needed <= set(each) for each in results):
+        raise UserError(f"{path} is no scores file of this version; delete it and score the model again")
+    return results
 
 
 def write_clip_benchmark(directory: str | Path, results: Sequence[dict[str, Any]]) -> None:
-    """One file a row, as `clip_benchmark build` reads them; `pretrained` names the source when there is no tag."""
+    """One file a row, as `clip_benchmark build` reads them; `pretrained` names the source when there is no tag.
+
+    The weights' hash in a file's name keeps several models apart.
+    """
     directory = Path(directory)
     for each in results:
         flat = each | {"pretrained": each["pretrained"] or each["source"]}
-        name = f"{each['dataset']}_{each['model']}_{each['task']}.json".replace("/", "_").replace(" ", "_")
+        name = f"{each['dataset']}_{each['model']}_{each['model_hash'][:8]}_{each['task']}.json"
+        name = name.replace("/", "_").replace(" ", "_")
         with atomic_path(directory / name) as temporary:
             temporary.write_text(json.dumps(flat))
 
 
 def table(results: Sequence[dict[str, Any]], metrics: Sequence[str], markdown: bool = False) -> str:
-    """A table in percent, a line a row, for the terminal or as markdown."""
-    header = ["model", *(name.removeprefix("pair_accuracy/") for name in metrics)]
-    lines = [[each["model"], *(_percent(each["metrics"].get(name)) for name in metrics)] for each in results]
+    """A table in percent, a line a row, for the terminal or as markdown; the first metric with its interval."""
+    first = metrics[0]
+    header = ["model", first, "95 % interval", *(name.rpartition("/")[2] for name in metrics[1:])]
+    lines = [
+        [
+            each["model"],
+            percent(each["metrics"].get(first)),
+            interval(each["intervals"].get(first)),
+            *(percent(each["metrics"].get(name)) for name in metrics[1:]),
+        ]
+        for each in results
+    ]
     if markdown:
-        rows = [header, ["---", *["---:"] * len(metrics)], *lines]
+        rows = [header, ["---", *["---:"] * (len(header) - 1)], *lines]
         return "\n".join("| " + " | ".join(row) + " |" for row in rows)
     widths = [max(len(row[column]) for row in [header, *lines]) for column in range(len(header))]
     return "\n".join(
@@ -61,5 +97,11 @@ def table(results: Sequence[dict[str, Any]], metrics: Sequence[str], markdown: b
     )
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
+    """A fraction in percent with one decimal; a dash for none."""
     return "-" if value is None else f"{100 * value:.1f}"
+
+
+def interval(ends: Sequence[float] | None) -> str:
+    """An interval in percent; a dash for none."""
+    return "-" if ends is None else f"{100 * ends[0]:.1f} to {100 * ends[1]:.1f}"

@@ -2,20 +2,23 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
-from eval.classification_data import decode
-from eval.intervals import wilson
+from eval.embedding import embed_images, embed_texts
+from eval.images import Sample, content_hash
+from eval.intervals import mean_of_shares, wilson
 from eval.models import ScoredModel, add_model_arguments, load_scored_model
 from eval.pairs import score_pairs
-from eval.rows import embed_texts, row_embedding, rows_of, stage_embeddings
-from eval.scores import result, table, write_scores
+from eval.rows import row_embedding, rows_of
+from eval.scores import add_output_arguments, result, table, write_scores
+from eval.tables import open_table, read_image, undecoded
 from mcl_clip.errors import UserError, exit_on_user_error
 
 TASK = "sugarcrepe"
@@ -24,130 +27,122 @@ CATEGORIES = ("add_att", "add_obj", "replace_att", "replace_obj", "replace_rel",
 COLUMNS = ("image", "tested_labels", "true_label")
 
 
-def open_category(category: str, directory: str | Path | None = None) -> Any:
-    """One category as a `datasets` table with the columns of the published set; images stay encoded.
+@dataclass(frozen=True)
+class Category:
+    """One category: a table of the published columns with encoded images, and its commit on the hub, if any."""
 
-    `directory` holds a folder a category, parquet files or saved to disk; without it the hub is asked.
-    Raises `UserError` when it cannot be had or has other columns.
+    name: str
+    table: Any
+    revision: str = ""
+
+    def samples(self) -> Iterator[Sample]:
+        """The images."""
+        for row in range(len(self.table)):
+            where = f"image {row} of SugarCrepe's {self.name}"
+            yield Sample(partial(read_image, self.table, row, "image"), where, "\n".join(self.captions(row)))
+
+    def captions(self, row: int) -> tuple[str, str]:
+        """(caption, hard negative) of a row, told apart by `true_label`, whose type is a class label or text."""
+        tested, true = self.table["tested_labels"][row], self.table["true_label"][row]
+        feature = self.table.features["true_label"]
+        caption = feature.int2str(true) if hasattr(feature, "int2str") else true
+        negatives = [text for text in tested if text != caption]
+        if len(tested) != 2 or len(negatives) != 1:
+            raise UserError(
+                f"sample {row} of SugarCrepe's {self.name}: tested_labels must hold true_label and one other caption"
+            )
+        return caption, negatives[0]
+
+
+def open_category(name: str, directory: str | Path | None = None) -> Category:
+    """One category of the published set.
+
+    `directory` holds a folder a category (add_att or SugarCrepe_add_att), of parquet or saved to disk; without it the
+    hub is asked. Raises `UserError` when it cannot be had or has other columns.
     """
-    import datasets
-
-    place = REPOSITORY.format(category) if directory is None else str(Path(directory) / category)
-    try:
-        if directory is None:
-            data = datasets.load_dataset(place, split="test")
-        elif (Path(place) / "state.json").is_file():
-            data = datasets.load_from_disk(place)
-        else:
-            files = [str(file) for file in sorted(Path(place).rglob("*.parquet"))]
-            if not files:
-                raise FileNotFoundError(f"{place} holds no parquet files")
-            data = datasets.load_dataset("parquet", data_files=files, split="train")
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"SugarCrepe's {category} cannot be loaded ({reason}); check the network, or fetch "
-            f"{REPOSITORY.format(category)} elsewhere and name the folder above it with --data"
-        ) from None
-    if missing := [column for column in COLUMNS if column not in data.column_names]:
-        raise UserError(f"{place} has no column {missing[0]} but {', '.join(data.column_names)}")
-    if not len(data):
+    place = REPOSITORY.format(name)
+    if directory is not None:
+        folders = [Path(directory) / folder for folder in (name, place.rpartition("/")[2])]
+        found = next((folder for folder in folders if folder.is_dir()), None)
+        if found is None:
+            raise UserError(f"--data {directory} has no folder {name}; fetch {place} from the hub into it")
+        place = str(found)
+    table, commit = open_table(place, "test", flag="SugarCrepe's")
+    if missing := [column for column in COLUMNS if column not in table.column_names]:
+        raise UserError(f"{place} has no column {missing[0]} but {', '.join(table.column_names)}")
+    if not len(table):
         raise UserError(f"{place} holds no samples")
-    return data.cast_column("image", datasets.Image(decode=False))
+    return Category(name, undecoded(table, "image", place), commit)
+
+
+def open_sugarcrepe(directory: str | Path | None = None) -> list[Category]:
+    """All categories."""
+    return [open_category(name, directory) for name in CATEGORIES]
 
 
 def evaluate(
-    scored: ScoredModel,
-    tables: dict[str, Any],
-    *,
-    batch_size: int = 64,
-    progress: bool = False,
+    scored: ScoredModel, categories: Sequence[Category], *, batch_size: int = 64, progress: bool = False
 ) -> list[dict[str, Any]]:
-    """Score every row of the model on `tables` (category -> table of `open_category`).
+    """Score every row of the model on `categories` (see `open_sugarcrepe`).
 
     As in the official script a sample is right when the image is strictly closer to its caption than to the
     hard negative. Metrics, as fractions: accuracy/{category}; accuracy/replace, /swap and /add, means of
-    their categories; accuracy, the mean of the categories; chance, n_samples. `intervals` holds Wilson's of
-    every category.
+    their categories; accuracy, the mean of the categories; chance, n_samples. `intervals` holds the 95 % interval
+    of each.
     """
-    right: dict[str, dict[str, np.ndarray]] = {}
-    for category, data in tables.items():
-        for row, hits in _score(scored, data, category, batch_size, progress).items():
-            right.setdefault(row, {})[category] = hits
-    record = scored.record()
-    return [
-        result(
-            scored,
-            row,
-            dataset="sugarcrepe",
-            task=TASK,
-            metrics=_metrics(hits),
-            record=record
-            | {
-                "data_revision": {category: data._fingerprint for category, data in tables.items()},
-                "intervals": {
-                    f"accuracy/{category}": wilson(float(each.mean()), len(each)) for category, each in hits.items()
-                },
-            },
+    right: dict[str, dict[str, np.ndarray]] = {row.name: {} for row in rows_of(scored.model)}
+    revisions = {}
+    for category in categories:
+        hits, content = _score(scored, category, batch_size, progress)
+        revisions[category.name] = category.revision or content
+        for row, each in hits.items():
+            right[row][category.name] = each
+    record = scored.record() | {"data_revision": revisions}
+    results = []
+    for row, by_category in right.items():
+        metrics, intervals = _metrics(by_category)
+        results.append(
+            result(scored, row, dataset="sugarcrepe", task=TASK, metrics=metrics, intervals=intervals, record=record)
         )
-        for row, hits in right.items()
-    ]
+    return results
 
 
 @torch.inference_mode()
-def _score(scored: ScoredModel, data: Any, category: str, batch_size: int, progress: bool) -> dict[str, np.ndarray]:
-    images, captions = [], []
-    for start in tqdm(range(0, len(data), batch_size), category, disable=not progress):
-        batch = data[start : start + batch_size]
-        pixels = []
-        for offset, stored in enumerate(batch["image"]):
-            where = f"image {start + offset} of SugarCrepe's {category}"
-            pixels.append(scored.preprocess(decode(_stored_bytes(stored, where), where)))
-        for offset, (tested, true) in enumerate(zip(batch["tested_labels"], batch["true_label"], strict=True)):
-            captions += _captions(data, tested, true, f"sample {start + offset} of SugarCrepe's {category}")
-        with scored.autocast():
-            images.append(stage_embeddings(scored.model, image=torch.stack(pixels).to(scored.device)))
-    with scored.autocast():
-        texts = embed_texts(scored.model, scored.tokenizer, captions, scored.device)
+def _score(
+    scored: ScoredModel, category: Category, batch_size: int, progress: bool
+) -> tuple[dict[str, np.ndarray], str]:
+    """(right or wrong by row and sample, content hash)."""
+    count = len(category.table)
+    texts = embed_texts(scored, [text for row in range(count) for text in category.captions(row)])
+    images, digests = [], []
+    for stages, batch in embed_images(
+        scored, category.samples(), count, batch_size=batch_size, progress=progress, what=category.name
+    ):
+        images.append(stages)
+        digests += batch.digests
     stages = [torch.cat(stage) for stage in zip(*images, strict=True)]
     hits = {}
     for row in rows_of(scored.model):
         one_image = row_embedding(scored.model, row, stages).repeat_interleave(2, dim=0)
         similarity = score_pairs(one_image, row_embedding(scored.model, row, texts)).text_image[:, :, 0]
-        if not np.isfinite(similarity).all():
-            raise UserError(f"{row.name} gives similarities that are not finite; did its training diverge?")
         hits[row.name] = similarity[:, 0] > similarity[:, 1]
-    return hits
+    return hits, content_hash(digests)
 
 
-def _stored_bytes(stored: dict[str, Any] | None, where: str) -> bytes:
-    if stored is None or stored.get("bytes") is None:
-        raise UserError(f"{where} is not stored in the table")
-    return stored["bytes"]
-
-
-def _captions(data: Any, tested: Sequence[str], true: Any, where: str) -> list[str]:
-    """(caption, hard negative), told apart by `true_label`, whose type is a class label or text."""
-    feature = data.features["true_label"]
-    caption = feature.int2str(true) if hasattr(feature, "int2str") else true
-    negatives = [text for text in tested if text != caption]
-    if len(tested) != 2 or len(negatives) != 1:
-        raise UserError(f"{where}: tested_labels must hold true_label and one other caption")
-    return [caption, negatives[0]]
-
-
-def _metrics(hits: dict[str, np.ndarray]) -> dict[str, Any]:
-    accuracy = {category: float(each.mean()) for category, each in hits.items()}
-    kinds: dict[str, list[float]] = {}
-    for category, value in accuracy.items():
-        kinds.setdefault(category.partition("_")[0], []).append(value)
-    return {
-        "accuracy": float(np.mean(list(accuracy.values()))),
-        **{f"accuracy/{kind}": float(np.mean(values)) for kind, values in kinds.items()},
-        **{f"accuracy/{category}": value for category, value in accuracy.items()},
-        "chance": 0.5,
-        "n_samples": sum(len(each) for each in hits.values()),
-    }
+def _metrics(hits: dict[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(metrics, intervals) from right or wrong by category."""
+    groups = {"accuracy": list(hits)}
+    for category in hits:
+        groups.setdefault(f"accuracy/{category.partition('_')[0]}", []).append(category)
+    metrics: dict[str, Any] = {}
+    intervals: dict[str, Any] = {}
+    for name, members in groups.items():
+        shares, counts = [float(hits[each].mean()) for each in members], [len(hits[each]) for each in members]
+        metrics[name], intervals[name] = float(np.mean(shares)), mean_of_shares(shares, counts)
+    for category, each in hits.items():
+        metrics[f"accuracy/{category}"] = float(each.mean())
+        intervals[f"accuracy/{category}"] = wilson(float(each.mean()), len(each))
+    return metrics | {"chance": 0.5, "n_samples": sum(map(len, hits.values()))}, intervals
 
 
 @exit_on_user_error
@@ -162,15 +157,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_model_arguments(parser)
     parser.add_argument("--data", help="folder with a folder a category; by default the hub's SugarCrepe")
     parser.add_argument("--categories", nargs="+", choices=CATEGORIES, default=CATEGORIES)
-    parser.add_argument("--output", help="write the scores as JSON")
-    parser.add_argument("--markdown", action="store_true", help="print the table as markdown")
-    parser.add_argument("--batch-size", type=int, default=64)
+    add_output_arguments(parser)
     args = parser.parse_args(argv)
-    if args.batch_size < 1:
-        raise UserError("--batch-size must be at least 1")
-    tables = {category: open_category(category, args.data) for category in dict.fromkeys(args.categories)}
-    rows = evaluate(load_scored_model(args), tables, batch_size=args.batch_size, progress=sys.stderr.isatty())
-    columns = ["accuracy", *(f"accuracy/{category}" for category in tables)]
+    categories = [open_category(name, args.data) for name in dict.fromkeys(args.categories)]
+    rows = evaluate(load_scored_model(args), categories, batch_size=args.batch_size, progress=sys.stderr.isatty())
+    columns = ["accuracy", *(f"accuracy/{category.name}" for category in categories)]
     print(table(rows, columns, markdown=args.markdown))
     if args.output:
         write_scores(args.output, rows)

@@ -2,26 +2,41 @@
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from open_clip_train.distributed import init_distributed_device
-from torch import Tensor
-from tqdm import tqdm
 
-from eval.classification_data import ClassificationSet, open_set, prompts
-from eval.intervals import wilson
+from eval.classification_data import open_set
+from eval.classification_set import ClassificationSet
+from eval.embedding import embed_images
+from eval.images import content_hash
+from eval.intervals import mean_of_shares, wilson
 from eval.models import ScoredModel, add_model_arguments, load_scored_model
-from eval.rows import Row, embed_texts, require_finite, row_embedding, rows_of, stage_embeddings
-from eval.scores import result, table, write_clip_benchmark, write_scores
+from eval.rows import row_embedding, rows_of
+from eval.scores import add_output_arguments, result, table, write_clip_benchmark, write_scores
+from eval.text_classifier import default_cache, text_classifier
 from mcl_clip.errors import UserError, exit_on_user_error
 
 TASK = "zeroshot_classification"
+DIGEST_BYTES = 32
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Of every row: counts[row, true class, predicted class], and images whose class is among the best five.
+
+    digests uint8 [images, 32] name what was scored.
+    """
+
+    counts: np.ndarray
+    top5: np.ndarray
+    digests: np.ndarray
 
 
 def evaluate(
@@ -30,98 +45,119 @@ def evaluate(
     *,
     batch_size: int = 64,
     confusion: bool = False,
+    cache: Path | None = None,
     rank: int = 0,
     world_size: int = 1,
     progress: bool = False,
 ) -> list[dict[str, Any]]:
     """Score every row of the model on `data` (see `open_set`).
 
-    Metrics, as fractions: acc1 with its 95 % interval (Wilson), acc5 (null below five classes), mean_per_class_recall,
-    per_class_recall (in the order of the classes), n_images, and with `confusion` the counts [true class][predicted class]. With several ranks (a
+    Metrics, as fractions: acc1, acc5 (null below five classes), mean_per_class_recall, per_class_recall (in the order
+    of the classes), n_images, and with `confusion` the counts [true class][predicted class]; `intervals` holds the
+    95 % interval of each. `cache` is a directory for text classifiers (see `text_classifier`). With several ranks (a
     process group is up) every rank scores its share of the images and returns the whole result.
     """
+    record = scored.record()
     rows = rows_of(scored.model)
-    counts = count_predictions(scored, data, rows, batch_size, rank, world_size, progress)
-    record = scored.record() | {"data_revision": data.revision}
-    return [
-        result(scored, row.name, dataset=data.name, task=TASK, metrics=metrics(each, data, confusion), record=record)
-        for row, each in zip(rows, counts, strict=True)
-    ]
+    weights = text_classifier(
+        scored, rows, data.classnames, data.templates, record=record, cache=cache, progress=progress
+    )
+    found = predict_on_all_ranks(
+        scored, data, weights, batch_size=batch_size, rank=rank, world_size=world_size, progress=progress
+    )
+    revision = data.revision or content_hash([each.tobytes() for each in found.digests])
+    record |= {"data_revision": revision, "classes": list(data.classnames), "templates": list(data.templates)}
+    results = []
+    for row, counts, top5 in zip(rows, found.counts, found.top5, strict=True):
+        metrics, intervals = metrics_of(counts, int(top5), confusion)
+        results.append(
+            result(scored, row.name, dataset=data.name, task=TASK, metrics=metrics, intervals=intervals, record=record)
+        )
+    return results
 
 
 @torch.inference_mode()
-def classifier(scored: ScoredModel, row: Row, texts: Sequence[Tensor], num_classes: int) -> Tensor:
-    """Class weights [D, classes]: the normalised mean of the prompts' unit embeddings, as open_clip's builder."""
-    embedding = row_embedding(scored.model, row, texts)
-    return F.normalize(embedding.reshape(num_classes, -1, embedding.shape[-1]).mean(1), dim=-1).T
-
-
-@torch.inference_mode()
-def count_predictions(
+def predict(
     scored: ScoredModel,
     data: ClassificationSet,
-    rows: Sequence[Row],
-    batch_size: int,
+    weights: dict[str, torch.Tensor],
+    *,
+    batch_size: int = 64,
     rank: int = 0,
     world_size: int = 1,
     progress: bool = False,
-) -> list[tuple[np.ndarray, int]]:
-    """Per row (confusion counts int64 [classes, classes], images whose class is among the best five)."""
-    num_classes = len(data.classnames)
-    with scored.autocast():
-        texts = embed_texts(scored.model, scored.tokenizer, prompts(data.classnames, data.templates), scored.device)
-    weights = [classifier(scored, row, texts, num_classes) for row in rows]
-    confusion = torch.zeros(len(rows), num_classes, num_classes, dtype=torch.int64)
-    top5 = torch.zeros(len(rows), dtype=torch.int64)
-    mine = data.samples(rank, world_size)
-    batches = -(-len(range(rank, data.size, world_size)) // batch_size)
-    for images, labels in tqdm(_batches(scored, mine, batch_size), "images", batches, disable=not progress):
-        with scored.autocast():
-            stages = stage_embeddings(scored.model, image=images.to(scored.device))
-        for embeddings in stages:
-            require_finite(embeddings, "images")
-        if int(labels.min()) < 0 or int(labels.max()) >= num_classes:
-            raise UserError(
-                f"{data.name} has an image of class {int(labels.max())}, but only {num_classes} class names"
-            )
-        for index, (row, weight) in enumerate(zip(rows, weights, strict=True)):
-            logits = (row_embedding(scored.model, row, stages) @ weight).cpu()
-            best = logits.topk(min(5, num_classes)).indices
-            pairs = labels * num_classes + best[:, 0]
-            confusion[index] += torch.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+) -> Predictions:
+    """Predictions of this rank's share of the images, in one pass; `weights` [D, classes] by row."""
+    rows, num_classes = rows_of(scored.model), len(data.classnames)
+    counts = np.zeros((len(rows), num_classes, num_classes), np.int64)
+    top5 = np.zeros(len(rows), np.int64)
+    mine = range(rank, data.size, world_size)
+    digests = np.zeros((data.size, DIGEST_BYTES), np.uint8)
+    done = 0
+    samples = data.share(rank, world_size)
+    for stages, batch in embed_images(scored, samples, len(mine), batch_size=batch_size, progress=progress):
+        labels = np.array(batch.labels, np.int64)
+        if outside := [label for label in batch.labels if not 0 <= int(label) < num_classes]:
+            raise UserError(f"{data.name} has an image of class {outside[0]}, but {num_classes} class names, from 0 on")
+        for index, row in enumerate(rows):
+            logits = row_embedding(scored.model, row, stages) @ weights[row.name]
+            best = logits.topk(min(5, num_classes)).indices.cpu().numpy()
+            np.add.at(counts[index], (labels, best[:, 0]), 1)
             top5[index] += (best == labels[:, None]).any(1).sum()
-    if world_size > 1:
-        for counts in (confusion, top5):
-            on_device = counts.to(scored.device)
-            dist.all_reduce(on_device)
-            counts.copy_(on_device)
-    return [(confusion[index].numpy(), int(top5[index])) for index in range(len(rows))]
+        places = mine[done : done + len(labels)]
+        digests[places] = [np.frombuffer(digest, np.uint8) for digest in batch.digests]
+        done += len(labels)
+    return Predictions(counts, top5, digests)
 
 
-def metrics(counts: tuple[np.ndarray, int], data: ClassificationSet, confusion: bool) -> dict[str, Any]:
-    """The metrics of `evaluate` from the counts of one row; a class without images has a null recall."""
-    matrix, top5 = counts
-    total, right = int(matrix.sum()), int(matrix.trace())
-    per_class = matrix.sum(1)
+def metrics_of(counts: np.ndarray, top5: int, confusion: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(metrics, intervals) of `evaluate` from one row's counts; a class without images has a null recall."""
+    total, right = int(counts.sum()), int(counts.trace())
+    per_class = counts.sum(1)
     seen = per_class > 0
-    recall = np.divide(matrix.diagonal(), per_class, out=np.zeros(len(matrix)), where=seen)
-    low, high = wilson(right / total, total)
-    values: dict[str, Any] = {
+    recall = np.divide(counts.diagonal(), per_class, out=np.zeros(len(counts)), where=seen)
+    metrics: dict[str, Any] = {
         "acc1": right / total,
-        "acc1_low": low,
-        "acc1_high": high,
-        "acc5": top5 / total if len(matrix) >= 5 else None,
+        "acc5": top5 / total if len(counts) >= 5 else None,
         "mean_per_class_recall": float(recall[seen].mean()),
         "per_class_recall": [float(value) if has else None for value, has in zip(recall, seen, strict=True)],
         "n_images": total,
     }
-    return values | ({"confusion_matrix": matrix.tolist()} if confusion else {})
+    intervals: dict[str, Any] = {
+        "acc1": wilson(right / total, total),
+        "acc5": wilson(top5 / total, total) if len(counts) >= 5 else None,
+        "mean_per_class_recall": mean_of_shares(recall[seen], per_class[seen]),
+        "per_class_recall": [
+            wilson(float(value), int(count)) if count else None for value, count in zip(recall, per_class, strict=True)
+        ],
+    }
+    return metrics | ({"confusion_matrix": counts.tolist()} if confusion else {}), intervals
 
 
-def _batches(scored: ScoredModel, samples: Iterator, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    while chunk := list(islice(samples, batch_size)):
-        images, labels = zip(*chunk, strict=True)
-        yield torch.stack([scored.preprocess(image) for image in images]), torch.tensor(labels)
+def predict_on_all_ranks(
+    scored: ScoredModel, data: ClassificationSet, weights: dict[str, torch.Tensor], *, world_size: int, **options: Any
+) -> Predictions:
+    """The whole of the predictions, on every rank; a rank's `UserError` is raised by all, so that none waits for it."""
+    found, failures = None, [""] * world_size
+    try:
+        found = predict(scored, data, weights, world_size=world_size, **options)
+    except UserError as error:
+        failures = [str(error)] * world_size
+    if world_size > 1:
+        dist.all_gather_object(failures, failures[0])
+    if told := [each for each in failures if each]:
+        raise UserError(told[0])
+    assert found is not None
+    return found if world_size == 1 else _sum_over_ranks(found, scored.device)
+
+
+def _sum_over_ranks(found: Predictions, device: torch.device) -> Predictions:
+    sums = []
+    for values in (found.counts, found.top5, found.digests):
+        on_device = torch.from_numpy(values).to(device)
+        dist.all_reduce(on_device)
+        sums.append(on_device.cpu().numpy())
+    return Predictions(*sums)
 
 
 @exit_on_user_error
@@ -129,9 +165,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
     parser = argparse.ArgumentParser(
         prog="mcl-zero-shot",
-        description="Zero-shot classification of every stage, every cumulative fusion and the fused model. "
-        "Under torchrun (torchrun -m eval.zero_shot ...) the images are shared among the ranks.",
-        epilog="example: mcl-zero-shot --model runs/NAME/fused --dataset imagenet/val --output scores.json",
+        description="Zero-shot classification of every stage, every cumulative fusion and the fused model, in one pass "
+        "over the images. Under torchrun (torchrun -m eval.zero_shot ...) the images are shared among the ranks.",
+        epilog="examples: mcl-zero-shot --model runs/NAME/fused --dataset imagenet --split val --output scores.json; "
+        "mcl-zero-shot --model ViT-B-32 --pretrained openai --dataset uoft-cs/cifar10 --templates simple",
     )
     add_model_arguments(parser)
     parser.add_argument(
@@ -139,19 +176,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         required=True,
         help="a hub id or folder that `datasets` reads, CLIP_benchmark's WebDataset layout, or a folder per class",
     )
-    parser.add_argument("--split", default="test")
-    parser.add_argument("--templates", help="openai, simple, or a file with a template a line ({} or {c} is the class)")
-    parser.add_argument("--classnames", help="file with a class name a line")
-    parser.add_argument("--image-column", default="image")
-    parser.add_argument("--label-column", default="label")
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--split", default="test", help="of the data set (default test)")
+    parser.add_argument("--revision", help="branch, tag or commit of a hub data set; the commit is recorded")
+    parser.add_argument(
+        "--templates",
+        help="openai (80), simple (7), or a file with a template a line, {} or {c} for the class; by default the "
+        "set's own, else openai",
+    )
+    parser.add_argument("--classnames", help="file with a class name a line; by default the set's own")
+    parser.add_argument("--image-column", help="of a table (default: image, or the only column of images)")
+    parser.add_argument("--label-column", help="of a table (default: label, or the only column of class labels)")
     parser.add_argument("--confusion", action="store_true", help="record the confusion matrix")
-    parser.add_argument("--output", help="write the scores as JSON")
+    parser.add_argument(
+        "--cache-dir",
+        type=Path,
+        default=default_cache(),
+        help="keeps text classifiers by model and prompts (default $MCL_CLIP_CACHE or ~/.cache/mcl_clip)",
+    )
+    parser.add_argument("--no-cache", action="store_true", help="neither read nor keep text classifiers")
     parser.add_argument("--clip-benchmark-dir", help="also write one file a row, for `clip_benchmark build`")
-    parser.add_argument("--markdown", action="store_true", help="print the table as markdown")
+    add_output_arguments(parser)
     args = parser.parse_args(argv)
-    if args.batch_size < 1:
-        raise UserError("--batch-size must be at least 1")
     data = open_set(
         args.dataset,
         args.split,
@@ -159,28 +204,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         classnames=args.classnames,
         image_column=args.image_column,
         label_column=args.label_column,
+        revision=args.revision,
     )
-    args.dist_backend = args.dist_url = None
-    args.horovod = args.no_set_device_rank = False
     init_distributed_device(args)
-    scored = load_scored_model(args)
-    rows = evaluate(
-        scored,
-        data,
-        batch_size=args.batch_size,
-        confusion=args.confusion,
-        rank=args.rank,
-        world_size=args.world_size,
-        progress=args.rank == 0 and sys.stderr.isatty(),
-    )
+    try:
+        scored = load_scored_model(args)
+        rows = evaluate(
+            scored,
+            data,
+            batch_size=args.batch_size,
+            confusion=args.confusion,
+            cache=None if args.no_cache else args.cache_dir,
+            rank=args.rank,
+            world_size=args.world_size,
+            progress=args.rank == 0 and sys.stderr.isatty(),
+        )
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
     if args.rank == 0:
         print(table(rows, ["acc1", "acc5", "mean_per_class_recall"], markdown=args.markdown))
         if args.output:
             write_scores(args.output, rows)
         if args.clip_benchmark_dir:
             write_clip_benchmark(args.clip_benchmark_dir, rows)
-    if dist.is_initialized():
-        dist.destroy_process_group()
     return 0
 
 

@@ -129,6 +129,10 @@ def test_command_scores_stages_and_fusions(tmp_path, stages, capsys) -> None:
         assert row["task"] == "mmvp_vlm" and metrics["n_pairs"] == 4
         by_type = [metrics[f"pair_accuracy/{kind}"] for kind in TYPES]
         assert metrics["pair_accuracy"] == pytest.approx(np.mean(by_type))
+        for name, (low, high) in row["intervals"].items():
+            assert low <= metrics[name] <= high or name.startswith("gain"), name
+        assert {"pair_accuracy", "text_accuracy", "same_image_rate", "image_similarity"} <= set(row["intervals"])
+        assert row["data_revision"].startswith("sha256:")
     assert len(outputs[1].read_text().splitlines()) == 1 + 5 * 4
     assert "http" not in outputs[2].read_text()
     assert "fused" in capsys.readouterr().out
@@ -138,11 +142,13 @@ def test_gains_are_paired(tmp_path, stages) -> None:
     write_questions(tmp_path, write_set(tmp_path, 6))
     rows = evaluate(ScoredModel(*mcl_clip.load(f"{stages[0]},{stages[0]}"), name=""), read_pairs(tmp_path))
     for kind in TYPES:
-        assert all(rows[1]["metrics"][f"{name}/{kind}"] == 0 for name in ("gain", "gain_low", "gain_high"))
+        assert rows[1]["metrics"][f"gain/{kind}"] == 0 and rows[1]["intervals"][f"gain/{kind}"] == (0, 0)
     rows = evaluate(ScoredModel(*mcl_clip.load(f"{stages[0]},{stages[1]}"), name=""), read_pairs(tmp_path))
     for kind in TYPES:
         first, second = (row["metrics"][f"pair_accuracy/{kind}"] for row in rows[:2])
         assert rows[1]["metrics"][f"gain/{kind}"] == pytest.approx(second - first)
+        low, high = rows[1]["intervals"][f"gain/{kind}"]
+        assert low <= second - first <= high
 
 
 def test_rows_equal_each_model_alone(tmp_path, stages) -> None:

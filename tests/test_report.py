@@ -5,20 +5,26 @@ from html.parser import HTMLParser
 
 import pytest
 
-from eval.report import main, verdict, write_report
+from eval.report import main, write_report
+from eval.verdict import verdict
 from mcl_clip.errors import UserError
 
 EASY, HARD = "Color", "State"
 
 
-def metrics(easy: float, hard: float, gain: float = 0.0, low: float = 0.0) -> dict:
-    found = {"pair_accuracy": (easy + hard) / 2, f"pair_accuracy/{EASY}": easy, f"pair_accuracy/{HARD}": hard}
-    gains = {f"gain/{HARD}": gain, f"gain_low/{HARD}": low, f"gain_high/{HARD}": gain + (gain - low)}
-    return found | gains | {f"{name}/{EASY}": 0.0 for name in ("gain", "gain_low", "gain_high")}
+def row(model: str, easy: float, hard: float, gain: float = 0.0, low: float = 0.0) -> dict:
+    metrics = {"pair_accuracy": (easy + hard) / 2, f"pair_accuracy/{EASY}": easy, f"pair_accuracy/{HARD}": hard}
+    metrics |= {"gain": gain / 2, f"gain/{HARD}": gain, f"gain/{EASY}": 0.0}
+    ends = {name: (value - (gain - low), value + (gain - low)) for name, value in metrics.items()}
+    return {"model": model, "task": "mmvp_vlm", "dataset": "pairs", "metrics": metrics, "intervals": ends}
 
 
-def rows(**models: dict) -> list[dict]:
-    return [{"model": name.replace("__", "-"), "metrics": each} for name, each in models.items()]
+def scores(task: str, **models: dict) -> list[dict]:
+    names = {"task": task, "dataset": "set"}
+    return [
+        {"model": name, "metrics": each, "intervals": {key: [0.0, 1.0] for key in each}} | names
+        for name, each in models.items()
+    ]
 
 
 @pytest.fixture
@@ -26,12 +32,14 @@ def run(tmp_path):
     """A run directory with scores and losses alone."""
     (tmp_path / "scores").mkdir()
     (tmp_path / "stage_0").mkdir()
-    (tmp_path / "recipe.yaml").write_text("packages: {torch: '2.6'}\n")
-    pairs = rows(stage_0=metrics(1.0, 0.5), fused_0__1=metrics(1, 0.6), fused=metrics(1.0, 0.75, 0.25, 0.1))
+    (tmp_path / "recipe.yaml").write_text("versions: {torch: '2.6'}\n")
+    pairs = [row("stage_0", 1.0, 0.5), row("fused_0-1", 1, 0.6, 0.1), row("fused", 1.0, 0.75, 0.25, 0.1)]
     (tmp_path / "scores" / "mmvp.json").write_text(json.dumps(pairs))
     for name, value in (("color", 0.9), ("texture", 0.4)):
-        scores = rows(stage_0={"acc1": value}, fused={"acc1": value + 0.05})
-        (tmp_path / "scores" / f"zero_shot_{name}.json").write_text(json.dumps(scores))
+        found = scores("zeroshot_classification", stage_0={"acc1": value}, fused={"acc1": value + 0.05})
+        (tmp_path / "scores" / f"zero_shot_{name}.json").write_text(json.dumps(found))
+    found = scores("sugarcrepe", stage_0={"accuracy/swap": 0.513})
+    (tmp_path / "scores" / "sugarcrepe.json").write_text(json.dumps(found))
     lines = [{"step": step, "loss": 2 / (step + 1), "loss_mean": 2 / (step + 1)} for step in (0, 10, 20)]
     torn = "".join(json.dumps(line) + "\n" for line in lines) + '{"step": 30, "lo'
     (tmp_path / "stage_0" / "metrics.jsonl").write_text(torn)
@@ -65,7 +73,7 @@ def test_both_reports_hold_every_number(run):
     write_report(run)
     for name in ("report.html", "report.md"):
         text = (run / name).read_text()
-        assert all(number in text for number in ("80.0", "75.0", "87.5", "95.0", "45.0")), name
+        assert all(number in text for number in ("80.0", "75.0", "87.5", "95.0", "45.0", "51.3")), name
         assert "State" in text and "fused_0-1" in text
 
 
@@ -73,23 +81,31 @@ def test_what_stage_0_sees_least_comes_first(run):
     write_report(run)
     lines = (run / "report.md").read_text().splitlines()
     headers = [line for line in lines if line.startswith("| model")]
-    assert headers == ["| model | mean | State | Color |", "| model | mean | texture | color |"]
+    assert headers[:2] == ["| model | mean | State | Color |", "| model | mean | texture | color |"]
 
 
 def test_a_gain_is_told_with_its_interval():
-    said = " ".join(verdict({"stage_0": metrics(1.0, 0.5), "fused": metrics(1.0, 0.75, 0.25, 0.1)}))
-    assert "is above stage 0: 87.5 against 75.0 (+12.5 points)" in said
-    assert "suppressed State most (50.0)" in said and "+25.0 points, 95 % interval +10.0 to +40.0" in said
-    assert "does not show" not in said
+    said = " ".join(verdict([row("stage_0", 1.0, 0.5), row("fused", 1.0, 0.75, 0.25, 0.13)]))
+    assert "gets 87.5 % of the pairs right, stage 0 alone 75.0 %: +12.5 points (95 % interval +0.5 to +24.5" in said
+    assert "suppressed State most (50.0 %)" in said and "+25.0 points (95 % interval +13.0 to +37.0" in said
+    assert "does not show" not in said and "alone is above" not in said
 
 
 def test_no_gain_is_told_as_plainly():
-    said = " ".join(verdict({"stage_0": metrics(1.0, 0.5), "fused": metrics(0.9, 0.5, 0.0, -0.1)}))
-    assert "is not above stage 0" in said and "does not show that the feature was recovered" in said
+    said = verdict([row("stage_0", 1.0, 0.5), row("stage_1", 1.0, 0.6), row("fused", 0.9, 0.5, 0.0, -0.1)])
+    assert "does not show that the fused model is better" in said[0]
+    assert "does not show that the feature was recovered" in said[1]
+    assert said[2] == "stage_1 alone is above the fused model, with 80.0 %."
 
 
 def test_a_single_model_has_no_verdict():
-    assert verdict({"stage_0": metrics(1.0, 0.5)}) == []
+    assert verdict([row("stage_0", 1.0, 0.5)]) == []
+
+
+def test_a_file_that_holds_no_scores_is_named(run):
+    (run / "scores" / "notes.json").write_text('[{"model": "stage_0"}]')
+    with pytest.raises(UserError, match=r"notes\.json is no scores file"):
+        write_report(run)
 
 
 def test_names_from_files_cannot_write_html(run):

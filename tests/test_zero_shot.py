@@ -1,21 +1,28 @@
 """Zero-shot classification: the same numbers as open_clip's own pieces, on every kind of data set."""
 
+import csv
 import io
 import json
-import subprocess
 import sys
 import tarfile
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import open_clip
 import pytest
 import torch
 from PIL import Image
+from timm.data import ImageNetInfo
 
 import mcl_clip
-from eval.classification_data import ClassificationSet, open_set, read_templates
+from eval.classification_data import open_set
+from eval.classification_set import ClassificationSet
 from eval.models import ScoredModel
+from eval.prompts import read_templates, readable
+from eval.rows import rows_of
+from eval.text_classifier import text_classifier
 from eval.zero_shot import evaluate, main
 from mcl_clip.errors import UserError
 from mcl_clip.models.stage_model import save_stage_model
@@ -56,6 +63,27 @@ def class_folders(directory: Path, per_class: int = 3) -> Path:
     return directory
 
 
+def write_tar(path: Path, members: list[tuple[str, bytes]]) -> None:
+    with tarfile.open(path, "w") as tar:
+        for name, data in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+
+
+def webdataset_folder(directory: Path, rows: list[tuple[int, int]]) -> Path:
+    folder = directory / "webdataset"
+    (folder / "test").mkdir(parents=True)
+    (folder / "classnames.txt").write_text("\n".join(CLASSES))
+    (folder / "test" / "nshards.txt").write_text("2")
+    for shard in range(2):
+        members = []
+        for row in rows[shard::2]:
+            members += [(f"{row[0]}_{row[1]}.png", encoded(*row)), (f"{row[0]}_{row[1]}.cls", str(row[0]).encode())]
+        write_tar(folder / "test" / f"{shard}.tar", members)
+    return folder
+
+
 def scored(spec: str) -> ScoredModel:
     return ScoredModel(*mcl_clip.load(spec), name=spec)
 
@@ -64,13 +92,24 @@ def values(results: list[dict]) -> dict[str, dict]:
     return {row["model"]: row["metrics"] for row in results}
 
 
+def pixels_and_labels(data: ClassificationSet, preprocess) -> tuple[torch.Tensor, torch.Tensor]:
+    samples = list(data.samples())
+    return torch.stack([preprocess(each.image()) for each in samples]), torch.tensor([each.label for each in samples])
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch) -> Path:
+    directory = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("MCL_CLIP_CACHE", str(directory))
+    return directory
+
+
 def test_equals_open_clips_classifier(tmp_path, stages) -> None:
     data = open_set(str(class_folders(tmp_path)))
-    found = values(evaluate(scored(stages), data, batch_size=5, confusion=True))
+    results = evaluate(scored(stages), data, batch_size=5, confusion=True)
+    found, intervals = values(results), {row["model"]: row["intervals"] for row in results}
     model, preprocess, tokenizer = mcl_clip.load(stages)
-    samples = list(data.samples())
-    images = torch.stack([preprocess(image) for image, _ in samples])
-    labels = torch.tensor([label for _, label in samples])
+    images, labels = pixels_and_labels(data, preprocess)
     templates = [lambda name: f"a photo of a {name}", lambda name: f"no {name}"]
     for row, subset in (("stage_0", [0]), ("stage_1", [1]), ("fused", [0, 1])):
         part = model.subset(subset)
@@ -83,15 +122,18 @@ def test_equals_open_clips_classifier(tmp_path, stages) -> None:
         assert found[row]["mean_per_class_recall"] == pytest.approx(np.mean(recalls))
         assert found[row]["per_class_recall"] == pytest.approx(recalls)
         matrix = np.array(found[row]["confusion_matrix"])
-        assert matrix.sum() == len(samples) and matrix.trace() / matrix.sum() == pytest.approx(found[row]["acc1"])
-        assert found[row]["acc1_low"] <= found[row]["acc1"] <= found[row]["acc1_high"]
+        assert matrix.sum() == len(labels) and matrix.trace() / matrix.sum() == pytest.approx(found[row]["acc1"])
+        for name in ("acc1", "acc5", "mean_per_class_recall"):
+            low, high = intervals[row][name]
+            assert 0 <= low <= found[row][name] <= high <= 1
+        assert intervals[row]["acc1"][0] < intervals[row]["acc1"][1]
+        for (low, high), recall in zip(intervals[row]["per_class_recall"], recalls, strict=True):
+            assert low <= recall <= high
 
 
 def test_acc5_is_null_below_five_classes(tmp_path, stages) -> None:
     data = open_set(str(class_folders(tmp_path)))
-    few = ClassificationSet(
-        "few", CLASSES[:2], data.templates, 6, lambda first=0, step=1: iter(list(data.samples())[first:6:step])
-    )
+    few = ClassificationSet("few", CLASSES[:2], data.templates, 6, lambda: iter(list(data.samples())[:6]))
     assert all(row["acc5"] is None for row in values(evaluate(scored(stages), few)).values())
 
 
@@ -100,7 +142,8 @@ def test_every_layout_gives_the_same_scores(tmp_path, stages) -> None:
 
     folders = class_folders(tmp_path / "folders")
     templates = str(folders / "templates.txt")
-    wanted = values(evaluate(scored(stages), open_set(str(folders))))
+    wanted = evaluate(scored(stages), open_set(str(folders)))
+    assert wanted[0]["data_revision"].startswith("sha256:")
 
     rows = [(label, number) for label in range(len(CLASSES)) for number in range(3)]
     table = datasets.Dataset.from_dict(
@@ -111,26 +154,20 @@ def test_every_layout_gives_the_same_scores(tmp_path, stages) -> None:
     (tmp_path / "parquet").mkdir()
     table.to_parquet(tmp_path / "parquet" / "test.parquet")
 
-    webdataset = tmp_path / "webdataset"
-    (webdataset / "test").mkdir(parents=True)
-    (webdataset / "classnames.txt").write_text("\n".join(CLASSES))
+    webdataset = webdataset_folder(tmp_path, rows)
     (webdataset / "zeroshot_classification_templates.txt").write_text(Path(templates).read_text())
-    (webdataset / "test" / "nshards.txt").write_text("2")
-    for shard in range(2):
-        with tarfile.open(webdataset / "test" / f"{shard}.tar", "w") as tar:
-            for label, number in rows[shard::2]:
-                for suffix, data in (("png", encoded(label, number)), ("cls", str(label).encode())):
-                    member = tarfile.TarInfo(f"{label}_{number}.{suffix}")
-                    member.size = len(data)
-                    tar.addfile(member, io.BytesIO(data))
 
     for name in ("saved", "parquet", "webdataset"):
         data = open_set(str(tmp_path / name), templates=templates)
         assert (data.classnames, data.size) == (CLASSES, len(rows)), name
-        assert values(evaluate(scored(stages), data)) == wanted, name
+        found = evaluate(scored(stages), data)
+        assert values(found) == values(wanted), name
+        assert (found[0]["data_revision"] == wanted[0]["data_revision"]) == (name != "webdataset"), name
 
 
-def test_command_writes_what_clip_benchmark_reads(tmp_path, stages, capsys) -> None:
+def test_command_writes_what_clip_benchmark_reads(tmp_path, stages, capsys, monkeypatch) -> None:
+    from clip_benchmark import cli
+
     folders, output, directory = class_folders(tmp_path / "set"), tmp_path / "scores.json", tmp_path / "rows"
     flags = ["--model", stages, "--dataset", str(folders), "--device", "cpu"]
     assert main([*flags, "--output", str(output), "--clip-benchmark-dir", str(directory), "--markdown"]) == 0
@@ -140,21 +177,29 @@ def test_command_writes_what_clip_benchmark_reads(tmp_path, stages, capsys) -> N
     assert all(row["task"] == "zeroshot_classification" and row["model_hash"] for row in results)
     built = tmp_path / "benchmark.csv"
     files = sorted(map(str, directory.iterdir()))
-    command = [sys.executable, "-m", "clip_benchmark.cli", "build", *files, "--output", str(built)]
-    subprocess.run(command, check=True, capture_output=True)
+    monkeypatch.setattr(sys, "argv", ["clip_benchmark", "build", *files, "--output", str(built)])
+    cli.main()
     lines = built.read_text().splitlines()
     assert len(lines) == 4 and "acc1" in lines[0]
+    assert {row["acc1"] for row in csv.DictReader(lines)} == {str(row["metrics"]["acc1"]) for row in results}
 
 
-def _on_rank(rank: int, world_size: int, spec: str, folders: str) -> list[dict]:
-    return evaluate(scored(spec), open_set(folders), batch_size=4, rank=rank, world_size=world_size)
+def _on_rank(rank: int, world_size: int, spec: str, folders: str, broken: str) -> tuple[list[dict], str]:
+    scores = evaluate(scored(spec), open_set(folders), batch_size=4, rank=rank, world_size=world_size)
+    try:
+        evaluate(scored(spec), open_set(broken), batch_size=4, rank=rank, world_size=world_size)
+    except UserError as error:
+        return scores, str(error)
+    return scores, ""
 
 
-def test_two_ranks_equal_one(tmp_path, stages) -> None:
-    folders = str(class_folders(tmp_path, per_class=5))
-    alone = values(evaluate(scored(stages), open_set(folders), batch_size=4))
-    for results in run_ranks(_on_rank, 2, stages, folders):
-        assert values(results) == alone
+def test_two_ranks_equal_one_and_tell_of_a_broken_image(tmp_path, stages) -> None:
+    whole, broken = str(class_folders(tmp_path / "whole", per_class=5)), class_folders(tmp_path / "broken")
+    (broken / "test" / "ant" / "1.png").write_bytes(b"no image")  # the second rank's
+    alone = evaluate(scored(stages), open_set(whole), batch_size=4)
+    for scores, told in run_ranks(_on_rank, 2, stages, whole, str(broken)):
+        assert scores == alone
+        assert "1.png" in told
 
 
 def test_templates_interpret_nothing_else(tmp_path) -> None:
@@ -178,7 +223,7 @@ def test_whole_numbers_are_classes_in_numeric_order(tmp_path) -> None:
     table.save_to_disk(tmp_path / "saved")
     data = open_set(str(tmp_path / "saved"))
     assert data.classnames == tuple(map(str, range(12)))
-    assert [label for _, label in data.samples(1, 3)] == [1, 4, 7, 10]
+    assert [sample.label for sample in data.share(1, 3)] == [1, 4, 7, 10]
 
 
 def test_a_broken_model_is_refused(tmp_path, stages) -> None:
@@ -208,3 +253,97 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, stages, damage, caps
     error = capsys.readouterr().err.strip().splitlines()
     assert error[-1].startswith("error: ")
     assert not output.exists()
+
+
+def test_the_text_classifier_is_kept_by_model_and_prompts(tmp_path, stages, own_cache) -> None:
+    model, rows = scored(stages), rows_of(mcl_clip.load(stages)[0])
+    calls = []
+    counting = replace(model, tokenizer=lambda texts: calls.append(len(texts)) or model.tokenizer(texts))
+
+    def classify(each: ScoredModel, templates: tuple[str, ...] = ("a {}", "no {}")) -> dict[str, torch.Tensor]:
+        calls.clear()
+        return text_classifier(each, rows, CLASSES, templates, record=each.record(), cache=own_cache)
+
+    first = classify(counting)
+    assert sum(calls) == 2 * len(CLASSES) + 2
+    again = classify(counting)
+    assert sum(calls) == 2, "only the tokens that stand for the tokenizer"
+    assert all(torch.equal(first[name], again[name]) for name in first) and len(first) == 3
+    classify(counting, ("a {}",))
+    assert sum(calls) > 2, "other prompts are embedded anew"
+    with torch.no_grad():
+        counting.model.stages[0].text_projection.mul_(-1)
+    turned = classify(counting)
+    assert torch.allclose(turned["stage_0"], -first["stage_0"]), "weights that changed are embedded anew"
+    for file in (own_cache / "classifiers").iterdir():
+        file.write_bytes(file.read_bytes()[:40])
+    assert all(torch.equal(turned[name], each) for name, each in classify(counting).items()), "a torn file is made anew"
+
+
+def test_imagenets_folders_get_open_clips_names() -> None:
+    assert readable(["n02012849", "n03126707"]) == ("crane bird", "construction crane")
+    assert readable(["n02012849", "my_class"]) == ("n02012849", "my class")
+    info = ImageNetInfo()
+    words = [info.index_to_description(index) for index in range(1000)]
+    assert readable(words) == tuple(open_clip.IMAGENET_CLASSNAMES)
+
+
+def test_a_hub_revision_is_pinned_and_recorded(monkeypatch) -> None:
+    import datasets
+    import huggingface_hub
+
+    columns = {"img": [{"bytes": encoded(0, 0), "path": None}], "fine_label": [0], "coarse": [1]}
+    kinds = {
+        "img": datasets.Image(),
+        "fine_label": datasets.ClassLabel(names=["ant"]),
+        "coarse": datasets.Value("int8"),
+    }
+    table = datasets.Dataset.from_dict(columns, features=datasets.Features(kinds))
+
+    class Hub:
+        def dataset_info(self, name, revision, timeout):
+            assert (name, revision) == ("owner/insects", "v1")
+            return SimpleNamespace(sha="c" * 40)
+
+    def load_dataset(name, split, revision):
+        assert (name, split, revision) == ("owner/insects", "test", "c" * 40)
+        return table
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    data = open_set("owner/insects", revision="v1")
+    assert (data.revision, data.classnames, data.size) == ("c" * 40, ("ant",), 1)
+    assert next(data.samples()).image().size == picture(0, 0).size
+
+
+def test_half_precision_scores(tmp_path, stages) -> None:
+    data = open_set(str(class_folders(tmp_path)))
+    for precision in ("bf16", "amp_bf16"):
+        weights = "bf16" if precision == "bf16" else "fp32"
+        model = ScoredModel(*mcl_clip.load(stages, precision=weights), name="m", precision=precision)
+        rows = evaluate(model, data)
+        assert rows[0]["precision"] == precision and rows[0]["metrics"]["n_images"] == data.size
+
+
+@pytest.mark.parametrize("damage", ["cut", "missing", "shards", "class", "image", "split"])
+def test_a_damaged_webdataset_is_named(tmp_path, damage) -> None:
+    folder = webdataset_folder(tmp_path, [(label, 0) for label in range(len(CLASSES))])
+    tar, wanted = folder / "test" / "1.tar", {"cut": "1.tar is no whole tar", "missing": "1.tar is missing"}
+    wanted |= {"shards": "nshards.txt holds 'two'", "class": "has the class b'x'", "image": "lacks an image"}
+    if damage == "cut":
+        tar.write_bytes(tar.read_bytes()[:2048])
+    elif damage == "missing":
+        tar.unlink()
+    elif damage == "shards":
+        (folder / "test" / "nshards.txt").write_text("two")
+    elif damage in ("class", "image"):
+        write_tar(
+            tar, [("a.cls", b"x" if damage == "class" else b"1"), *([("a.png", b"")] if damage == "class" else [])]
+        )
+    with pytest.raises(UserError, match=wanted.get(damage, "no split val but test")):
+        open_set(str(folder), "val" if damage == "split" else "test")
+
+
+def test_splits_are_never_taken_for_classes(tmp_path) -> None:
+    with pytest.raises(UserError, match="no split val but test"):
+        open_set(str(class_folders(tmp_path)), "val")

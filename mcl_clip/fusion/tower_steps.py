@@ -41,7 +41,9 @@ def image_steps(model: Any, split: bool = True) -> list[Step]:
         return whole
     size = visual.image_size
     height, width = (size, size) if isinstance(size, int) else size
-    example = next(visual.parameters())
+    # Half precision leaves class and position embeddings in float32; a convolution has the dtype of the images.
+    parameters = list(visual.parameters())
+    example = next((parameter for parameter in parameters if parameter.ndim == 4), parameters[0])
     generator = torch.Generator().manual_seed(0)
     probe = torch.randn(1, 3, height, width, generator=generator).to(example.device, example.dtype)
     if type(visual) is VisionTransformer:

@@ -1,0 +1,27 @@
+"""What every kind of image classification set is turned into."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+from eval.images import Sample
+
+
+@dataclass(frozen=True)
+class ClassificationSet:
+    """Images with class numbers. A template holds the class name at `{}` or `{c}`.
+
+    samples: starts a new pass; nothing is read before a sample's `read`. revision: the hub's commit, empty for local
+    data, whose name is the hash of what was scored (see `images.content_hash`).
+    """
+
+    name: str
+    classnames: tuple[str, ...]
+    templates: tuple[str, ...]
+    size: int
+    samples: Callable[[], Iterator[Sample]]
+    revision: str = ""
+
+    def share(self, rank: int = 0, world_size: int = 1) -> Iterator[Sample]:
+        """Samples rank, rank + world_size, ... of a new pass."""
+        return islice(self.samples(), rank, None, world_size)

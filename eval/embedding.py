@@ -1,0 +1,62 @@
+"""Every stage's embeddings of images and texts, each input encoded once."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from eval.images import Batch, Sample, batches
+from eval.models import ScoredModel
+from mcl_clip.errors import UserError
+
+
+def embed_images(
+    scored: ScoredModel,
+    samples: Iterable[Sample],
+    count: int,
+    *,
+    batch_size: int = 64,
+    progress: bool = False,
+    what: str = "images",
+) -> Iterator[tuple[list[Tensor], Batch]]:
+    """Batches of raw float32 embeddings [B, D_s] of every stage, on the model's device, with their batch.
+
+    `count` samples are announced by the progress bar. Raises `UserError` on a broken image or embedding.
+    """
+    with tqdm(total=count, desc=what, unit="img", disable=not progress) as bar:
+        for batch in batches(samples, scored.preprocess, batch_size):
+            with torch.inference_mode(), scored.autocast():
+                stages = stage_embeddings(scored.model, image=scored.to_device(batch.pixels))
+            yield [require_finite(stage, "images") for stage in stages], batch
+            bar.update(len(batch.labels))
+
+
+@torch.inference_mode()
+def embed_texts(scored: ScoredModel, texts: Sequence[str], *, batch_size: int = 256) -> list[Tensor]:
+    """Raw float32 embeddings [len(texts), D_s] of every stage."""
+    parts = []
+    with scored.autocast():
+        for start in range(0, len(texts), batch_size):
+            tokens = scored.tokenizer(list(texts[start : start + batch_size])).to(scored.device)
+            parts.append(stage_embeddings(scored.model, text=tokens))
+    return [require_finite(torch.cat(stage), "texts") for stage in zip(*parts, strict=True)]
+
+
+def stage_embeddings(model: Any, image: Tensor | None = None, text: Tensor | None = None) -> list[Tensor]:
+    """Raw float32 embeddings [B, D_s] of every stage; of the model itself when it is no fusion."""
+    if hasattr(model, "stage_embeddings"):
+        embeddings = model.stage_embeddings(image=image, text=text)
+    else:
+        embeddings = [model.encode_image(image) if image is not None else model.encode_text(text)]
+    return [embedding.float() for embedding in embeddings]
+
+
+def require_finite(embeddings: Tensor, what: str) -> Tensor:
+    """The embeddings; `UserError` when one is NaN or infinite, which would be scored as if it were an answer."""
+    if not torch.isfinite(embeddings).all():
+        raise UserError(
+            f"the model gives NaN or infinite embeddings of {what}; score it with --precision fp32, or train it again"
+        )
+    return embeddings

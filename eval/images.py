@@ -1,0 +1,96 @@
+"""Images on their way to the model: read, decoded and preprocessed by threads, a batch ahead of the model."""
+
+import hashlib
+import io
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from mcl_clip.errors import UserError
+
+THREADS = min(8, os.cpu_count() or 1)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image that is not read yet. `where` names it in messages; `label` is a class number or text."""
+
+    read: Callable[[], bytes]
+    where: str
+    label: int | str = 0
+
+    def image(self) -> Image.Image:
+        """The RGB image; `UserError` when it does not open."""
+        return decode(self.read(), self.where)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Preprocessed images [B, 3, H, W] and, in the same order, what is known of them."""
+
+    pixels: Tensor
+    labels: list[int | str]
+    digests: list[bytes]
+
+
+def file_sample(path: Path, label: int | str = 0) -> Sample:
+    """The sample of an image file."""
+    return Sample(path.read_bytes, str(path), label)
+
+
+def batches(samples: Iterable[Sample], preprocess: Callable[[Image.Image], Any], batch_size: int) -> Iterator[Batch]:
+    """Batches in the order of `samples`, the last one as it comes. Raises `UserError` naming a broken image."""
+    samples = iter(samples)
+    ahead: deque[tuple[list[Sample], list[Future]]] = deque()
+    pool = ThreadPoolExecutor(THREADS, "image")
+
+    def begin() -> None:
+        if chunk := list(islice(samples, batch_size)):
+            ahead.append((chunk, [pool.submit(_load, sample, preprocess) for sample in chunk]))
+
+    try:
+        begin()
+        begin()
+        while ahead:
+            chunk, futures = ahead.popleft()
+            pixels, digests = zip(*(future.result() for future in futures), strict=True)
+            begin()
+            yield Batch(torch.stack(pixels), [sample.label for sample in chunk], list(digests))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def content_hash(digests: Sequence[bytes]) -> str:
+    """One name for what was scored, from the digests of all samples in order: sha256:HEX.
+
+    A sample's digest covers its label and its encoded image, so a set has the same name in every layout.
+    """
+    return "sha256:" + hashlib.sha256(b"".join(digests)).hexdigest()
+
+
+def decode(data: bytes, where: str) -> Image.Image:
+    """RGB image of untrusted bytes; `UserError` naming `where`."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return image.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        reason = "no known format" if isinstance(error, UnidentifiedImageError) else str(error)
+        raise UserError(f"{where} does not open as an image ({reason}); fetch it again") from None
+
+
+def _load(sample: Sample, preprocess: Callable[[Image.Image], Any]) -> tuple[Tensor, bytes]:
+    try:
+        data = sample.read()
+    except OSError as error:
+        raise UserError(f"{sample.where} cannot be read ({error.strerror}); fetch it again") from None
+    digest = hashlib.sha256(f"{sample.label}\0".encode() + data).digest()
+    return preprocess(decode(data, sample.where)), digest
