@@ -133,8 +133,17 @@ def test_command_scores_stages_and_fusions(tmp_path, stages, capsys) -> None:
             assert low <= metrics[name] <= high or name.startswith("gain"), name
         assert {"pair_accuracy", "text_accuracy", "same_image_rate", "image_similarity"} <= set(row["intervals"])
         assert row["data_revision"].startswith("sha256:")
-    assert len(outputs[1].read_text().splitlines()) == 1 + 5 * 4
-    assert "http" not in outputs[2].read_text()
+    lines = list(csv.DictReader(outputs[1].read_text().splitlines()))
+    assert len(lines) == 5 * 4
+    for row in results:
+        mine = [int(line["correct"]) for line in lines if line["model"] == row["model"]]
+        assert sum(mine) / 4 == pytest.approx(row["metrics"]["pair_accuracy"])  # Types of equal size
+    page = outputs[2].read_text()
+    assert "http" not in page and "<script" not in page and page.count("data:image/jpeg") == 2 * 4
+    before, after = ([line["correct"] for line in lines if line["model"] == name] for name in ("stage_0", "fused"))
+    for kind, pair in (("gained", ("0", "1")), ("lost", ("1", "0")), ("both", ("1", "1")), ("neither", ("0", "0"))):
+        count = sum(each == pair for each in zip(before, after, strict=True))
+        assert page.count(f'class="pair {kind}"') == count, kind
     assert "fused" in capsys.readouterr().out
 
 
