@@ -4,6 +4,7 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path
 
+from eval.hub import said_once
 from mcl_clip.errors import UserError
 
 REPOSITORY = "MMVP/MMVP_VLM"
@@ -51,15 +52,13 @@ def read_pairs(directory: str | Path) -> list[Pair]:
     return pairs
 
 
-def download(progress: bool = True) -> Path:
+def download() -> Path:
     """Fetch the pinned revision from the Hugging Face hub; `UserError` when there is no network."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.utils import disable_progress_bars
 
-    if not progress:
-        disable_progress_bars()
     try:
-        return Path(snapshot_download(REPOSITORY, repo_type="dataset", revision=REVISION))
+        with said_once():
+            return Path(snapshot_download(REPOSITORY, repo_type="dataset", revision=REVISION))
     except Exception as error:
         raise UserError(
             f"{REPOSITORY} at {REVISION[:8]} cannot be fetched ({type(error).__name__}); "

@@ -1,12 +1,12 @@
 """Tables that `datasets` reads: hub ids, folders of parquet or images with metadata, data saved to disk."""
 
-import re
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from eval.classification_set import ClassificationSet
+from eval.hub import gated, hub_commit, said_once
 from eval.images import Sample
 from eval.prompts import read_templates, readable, templates_in
 from mcl_clip.errors import UserError
@@ -36,22 +36,11 @@ def open_table(name: str, split: str, revision: str | None = None, flag: str = "
             return (loaded[split] if isinstance(loaded, datasets.DatasetDict) else loaded), ""
         if path.exists():
             return datasets.load_dataset(name, split=split), ""
-        commit = hub_commit(name, revision)
-        return datasets.load_dataset(name, split=split, revision=commit or revision), commit
+        with said_once():
+            commit = hub_commit(name, revision)
+            return datasets.load_dataset(name, split=split, revision=commit or revision), commit
     except Exception as error:
         raise UserError(f"{flag} {name} (split {split}) {_failure(error, name)}") from None
-
-
-def hub_commit(name: str, revision: str | None = None) -> str:
-    """The commit that `revision` (a branch, tag or commit) of a data set stands for now; empty without a network."""
-    from huggingface_hub import HfApi
-
-    if revision and re.fullmatch("[0-9a-f]{40}", revision):
-        return revision
-    try:
-        return HfApi().dataset_info(name, revision=revision, timeout=30).sha or ""
-    except OSError:  # no network; what is wrong with the name itself is told by the load
-        return ""
 
 
 def _failure(error: Exception, name: str) -> str:
@@ -67,14 +56,6 @@ def _failure(error: Exception, name: str) -> str:
     elif not Path(name).exists():
         mend = "; check the name and the network, or fetch it elsewhere and give its folder"
     return f"cannot be loaded: {reason.rstrip('.')}{mend}"
-
-
-def gated(name: str) -> str:
-    """The steps to a data set that its owners give out on request."""
-    return (
-        f"is gated: accept its terms at https://huggingface.co/datasets/{name}, make a token at "
-        "https://huggingface.co/settings/tokens, run `hf auth login` with it, and run this command again"
-    )
 
 
 def open_classification_table(

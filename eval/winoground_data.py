@@ -8,8 +8,9 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from eval.hub import gated, said_once
 from eval.images import Sample
-from eval.tables import gated, is_table_folder, open_table, read_image, undecoded
+from eval.tables import is_table_folder, open_table, read_image, undecoded
 from mcl_clip.errors import UserError
 
 COLUMNS = ("image_0", "image_1", "caption_0", "caption_1")
@@ -72,7 +73,8 @@ def fetch(benchmark: str) -> Path:
 
     each = BENCHMARKS[benchmark]
     try:
-        paths = [Path(hf_hub_download(each.repository, file, repo_type="dataset")) for file in each.files]
+        with said_once():
+            paths = [Path(hf_hub_download(each.repository, file, repo_type="dataset")) for file in each.files]
     except (GatedRepoError, RepositoryNotFoundError):  # without a token a gated repository is said not to exist
         raise UserError(f"{each.repository} {gated(each.repository)}") from None
     except Exception as error:

@@ -29,13 +29,17 @@ DIGEST_BYTES = 32
 
 @dataclass(frozen=True)
 class Predictions:
-    """Of every row: counts[row, true class, predicted class], and images whose class is among the best five.
+    """What is counted in one pass; rows are those of the model.
 
-    digests uint8 [images, 32] name what was scored.
+    images [classes]: of each class; right [rows, classes]: those that a row gives their class. top5 [rows]: images whose class is
+    among the best five. confusion [rows, classes, classes]: true class, predicted class; without classes unless asked
+    for. digests uint8 [images, 32] name what was scored.
     """
 
-    counts: np.ndarray
+    right: np.ndarray
+    images: np.ndarray
     top5: np.ndarray
+    confusion: np.ndarray
     digests: np.ndarray
 
 
@@ -63,13 +67,22 @@ def evaluate(
         scored, rows, data.classnames, data.templates, record=record, cache=cache, progress=progress
     )
     found = predict_on_all_ranks(
-        scored, data, weights, batch_size=batch_size, rank=rank, world_size=world_size, progress=progress
+        scored,
+        data,
+        weights,
+        batch_size=batch_size,
+        confusion=confusion,
+        rank=rank,
+        world_size=world_size,
+        progress=progress,
     )
     revision = data.revision or content_hash([each.tobytes() for each in found.digests])
     record |= {"data_revision": revision, "classes": list(data.classnames), "templates": list(data.templates)}
     results = []
-    for row, counts, top5 in zip(rows, found.counts, found.top5, strict=True):
-        metrics, intervals = metrics_of(counts, int(top5), confusion)
+    for index, row in enumerate(rows):
+        metrics, intervals = metrics_of(found.right[index], found.images, int(found.top5[index]))
+        if confusion:
+            metrics["confusion_matrix"] = found.confusion[index].tolist()
         results.append(
             result(scored, row.name, dataset=data.name, task=TASK, metrics=metrics, intervals=intervals, record=record)
         )
@@ -83,14 +96,17 @@ def predict(
     weights: dict[str, torch.Tensor],
     *,
     batch_size: int = 64,
+    confusion: bool = False,
     rank: int = 0,
     world_size: int = 1,
     progress: bool = False,
 ) -> Predictions:
     """Predictions of this rank's share of the images, in one pass; `weights` [D, classes] by row."""
     rows, num_classes = rows_of(scored.model), len(data.classnames)
-    counts = np.zeros((len(rows), num_classes, num_classes), np.int64)
+    right = np.zeros((len(rows), num_classes), np.int64)
+    images = np.zeros(num_classes, np.int64)
     top5 = np.zeros(len(rows), np.int64)
+    counts = np.zeros((len(rows), num_classes, num_classes) if confusion else (len(rows), 0, 0), np.int64)
     mine = range(rank, data.size, world_size)
     digests = np.zeros((data.size, DIGEST_BYTES), np.uint8)
     done = 0
@@ -102,36 +118,40 @@ def predict(
         for index, row in enumerate(rows):
             logits = row_embedding(scored.model, row, stages) @ weights[row.name]
             best = logits.topk(min(5, num_classes)).indices.cpu().numpy()
-            np.add.at(counts[index], (labels, best[:, 0]), 1)
+            right[index] += np.bincount(labels[best[:, 0] == labels], minlength=num_classes)
+            if confusion:
+                np.add.at(counts[index], (labels, best[:, 0]), 1)
             top5[index] += (best == labels[:, None]).any(1).sum()
+        images += np.bincount(labels, minlength=num_classes)
         places = mine[done : done + len(labels)]
         digests[places] = [np.frombuffer(digest, np.uint8) for digest in batch.digests]
         done += len(labels)
-    return Predictions(counts, top5, digests)
+    return Predictions(right, images, top5, counts, digests)
 
 
-def metrics_of(counts: np.ndarray, top5: int, confusion: bool) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(metrics, intervals) of `evaluate` from one row's counts; a class without images has a null recall."""
-    total, right = int(counts.sum()), int(counts.trace())
-    per_class = counts.sum(1)
-    seen = per_class > 0
-    recall = np.divide(counts.diagonal(), per_class, out=np.zeros(len(counts)), where=seen)
-    metrics: dict[str, Any] = {
-        "acc1": right / total,
-        "acc5": top5 / total if len(counts) >= 5 else None,
-        "mean_per_class_recall": float(recall[seen].mean()),
-        "per_class_recall": [float(value) if has else None for value, has in zip(recall, seen, strict=True)],
+def metrics_of(right: np.ndarray, images: np.ndarray, top5: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(metrics, intervals) of `evaluate` from one row's counts by class; a class without images has a null recall."""
+    total, hits = int(images.sum()), int(right.sum())
+    seen = images > 0
+    recall = [int(hit) / int(count) if count else None for hit, count in zip(right, images, strict=True)]
+    shares = right[seen] / images[seen]
+    has_top5 = len(images) >= 5
+    metrics = {
+        "acc1": hits / total,
+        "acc5": top5 / total if has_top5 else None,
+        "mean_per_class_recall": float(shares.mean()),
+        "per_class_recall": recall,
         "n_images": total,
     }
-    intervals: dict[str, Any] = {
-        "acc1": wilson(right / total, total),
-        "acc5": wilson(top5 / total, total) if len(counts) >= 5 else None,
-        "mean_per_class_recall": mean_of_shares(recall[seen], per_class[seen]),
+    intervals = {
+        "acc1": wilson(hits / total, total),
+        "acc5": wilson(top5 / total, total) if has_top5 else None,
+        "mean_per_class_recall": mean_of_shares(shares, images[seen]),
         "per_class_recall": [
-            wilson(float(value), int(count)) if count else None for value, count in zip(recall, per_class, strict=True)
+            None if share is None else wilson(share, int(count)) for share, count in zip(recall, images, strict=True)
         ],
     }
-    return metrics | ({"confusion_matrix": counts.tolist()} if confusion else {}), intervals
+    return metrics, intervals
 
 
 def predict_on_all_ranks(
@@ -153,9 +173,10 @@ def predict_on_all_ranks(
 
 def _sum_over_ranks(found: Predictions, device: torch.device) -> Predictions:
     sums = []
-    for values in (found.counts, found.top5, found.digests):
+    for values in (found.right, found.images, found.top5, found.confusion, found.digests):
         on_device = torch.from_numpy(values).to(device)
-        dist.all_reduce(on_device)
+        if on_device.numel():
+            dist.all_reduce(on_device)
         sums.append(on_device.cpu().numpy())
     return Predictions(*sums)
 

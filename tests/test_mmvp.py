@@ -12,7 +12,7 @@ from PIL import Image
 import mcl_clip
 from eval.intervals import bootstrap_mean_of_groups, wilson
 from eval.mmvp import evaluate, main
-from eval.mmvp_data import read_pairs
+from eval.mmvp_data import REVISION, download, read_pairs
 from eval.models import ScoredModel
 from eval.pairs import mean_of_groups, score_pairs
 from mcl_clip.errors import UserError
@@ -145,6 +145,19 @@ def test_command_scores_stages_and_fusions(tmp_path, stages, capsys) -> None:
         count = sum(each == pair for each in zip(before, after, strict=True))
         assert page.count(f'class="pair {kind}"') == count, kind
     assert "fused" in capsys.readouterr().out
+
+
+def test_download_fetches_the_pinned_revision_or_says_what_to_do(tmp_path, monkeypatch) -> None:
+    import huggingface_hub
+
+    def snapshot(repository, repo_type, revision):
+        assert (repository, repo_type, revision) == ("MMVP/MMVP_VLM", "dataset", REVISION)
+        return str(tmp_path)
+
+    with pytest.raises(UserError, match=r"MMVP/MMVP_VLM at 211372d5 cannot be fetched .*--data"):
+        download()
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    assert download() == tmp_path
 
 
 def test_gains_are_paired(tmp_path, stages) -> None:

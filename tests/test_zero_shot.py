@@ -316,6 +316,13 @@ def test_a_hub_revision_is_pinned_and_recorded(monkeypatch) -> None:
     assert next(data.samples()).image().size == picture(0, 0).size
 
 
+def test_no_network_is_one_line(capsys, stages) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["--model", stages, "--dataset", "nobody/nothing", "--device", "cpu"])
+    error = capsys.readouterr().err.strip().splitlines()
+    assert exit_.value.code == 2 and len(error) == 1 and "check the name and the network" in error[0]
+
+
 def test_half_precision_scores(tmp_path, stages) -> None:
     data = open_set(str(class_folders(tmp_path)))
     for precision in ("bf16", "amp_bf16"):

@@ -1,0 +1,38 @@
+"""The Hugging Face hub as a scorer meets it: what commit a name stands for, and what a person is told."""
+
+import contextlib
+import re
+from collections.abc import Iterator
+
+
+def hub_commit(name: str, revision: str | None = None) -> str:
+    """The commit that `revision` (a branch, tag or commit) of a data set stands for now; empty without a network."""
+    from huggingface_hub import HfApi
+
+    if revision and re.fullmatch("[0-9a-f]{40}", revision):
+        return revision
+    try:
+        return HfApi().dataset_info(name, revision=revision, timeout=30).sha or ""
+    except Exception:  # the load tells what is wrong, or finds a copy on disk where there is no network
+        return ""
+
+
+@contextlib.contextmanager
+def said_once() -> Iterator[None]:
+    """The hub's client warns before each of its retries; a failure is told once, by us."""
+    from huggingface_hub.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def gated(name: str) -> str:
+    """The steps to a data set that its owners give out on request."""
+    return (
+        f"is gated: accept its terms at https://huggingface.co/datasets/{name}, make a token at "
+        "https://huggingface.co/settings/tokens, run `hf auth login` with it, and run this command again"
+    )
