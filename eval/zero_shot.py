@@ -31,9 +31,9 @@ DIGEST_BYTES = 32
 class Predictions:
     """What is counted in one pass; rows are those of the model.
 
-    images [classes]: of each class; right [rows, classes]: those that a row gives their class. top5 [rows]: images whose class is
-    among the best five. confusion [rows, classes, classes]: true class, predicted class; without classes unless asked
-    for. digests uint8 [images, 32] name what was scored.
+    images [classes]: of each class; right [rows, classes]: those that a row gives their class. top5 [rows]: images
+    whose class is among the best five. confusion [rows, classes, classes]: by true and predicted class; empty unless
+    asked for. digests uint8 [images, 32] name what was scored.
     """
 
     right: np.ndarray
