@@ -5,6 +5,7 @@ from pathlib import Path
 
 from eval.class_folders import open_class_folders
 from eval.classification_set import ClassificationSet
+from eval.hub import fetch_split
 from eval.prompts import read_lines, read_templates
 from eval.tables import is_table_folder, open_classification_table
 from eval.webdataset_folder import is_webdataset_folder, open_webdataset_folder
@@ -29,7 +30,10 @@ def open_set(
     set cannot be read.
     """
     path = Path(name).expanduser()
-    if is_webdataset_folder(path):
+    if name.startswith("clip-benchmark/wds_") and not path.exists():
+        folder, commit = fetch_split(name, split, revision)
+        found = replace(open_webdataset_folder(folder, split), name=path.name, revision=commit)
+    elif is_webdataset_folder(path):
         found = open_webdataset_folder(path, split)
     elif path.is_dir() and not is_table_folder(path):
         found = open_class_folders(path, split)

@@ -3,6 +3,9 @@
 import contextlib
 import re
 from collections.abc import Iterator
+from pathlib import Path
+
+from mcl_clip.errors import UserError
 
 
 def hub_commit(name: str, revision: str | None = None) -> str:
@@ -15,6 +18,26 @@ def hub_commit(name: str, revision: str | None = None) -> str:
         return HfApi().dataset_info(name, revision=revision, timeout=30).sha or ""
     except Exception:  # the load tells what is wrong, or finds a copy on disk where there is no network
         return ""
+
+
+def fetch_split(name: str, split: str, revision: str | None = None) -> tuple[Path, str]:
+    """(folder, commit) of one of CLIP_benchmark's WebDataset sets on the hub, clip-benchmark/wds_NAME.
+
+    Raises `UserError` with the mend when it cannot be fetched.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        with said_once():
+            folder = snapshot_download(
+                name, repo_type="dataset", revision=revision, allow_patterns=["*.txt", f"{split}/*"]
+            )
+    except Exception as error:
+        raise UserError(
+            f"--dataset {name} cannot be fetched ({type(error).__name__}); check the name, --revision and the network, "
+            "or fetch it elsewhere and give its folder"
+        ) from None
+    return Path(folder), Path(folder).name
 
 
 @contextlib.contextmanager

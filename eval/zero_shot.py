@@ -3,44 +3,25 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import torch.distributed as dist
 from open_clip_train.distributed import init_distributed_device
 
 from eval.classification_data import open_set
 from eval.classification_set import ClassificationSet
-from eval.embedding import embed_images
 from eval.images import content_hash
 from eval.intervals import mean_of_shares, wilson
 from eval.models import ScoredModel, add_model_arguments, load_scored_model
-from eval.rows import row_embedding, rows_of
+from eval.predictions import predict_on_all_ranks
+from eval.rows import rows_of
 from eval.scores import add_output_arguments, result, table, write_clip_benchmark, write_scores
 from eval.text_classifier import default_cache, text_classifier
-from mcl_clip.errors import UserError, exit_on_user_error
+from mcl_clip.errors import exit_on_user_error
 
 TASK = "zeroshot_classification"
-DIGEST_BYTES = 32
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """What is counted in one pass; rows are those of the model.
-
-    images [classes]: of each class; right [rows, classes]: those that a row gives their class. top5 [rows]: images
-    whose class is among the best five. confusion [rows, classes, classes]: by true and predicted class; empty unless
-    asked for. digests uint8 [images, 32] name what was scored.
-    """
-
-    right: np.ndarray
-    images: np.ndarray
-    top5: np.ndarray
-    confusion: np.ndarray
-    digests: np.ndarray
 
 
 def evaluate(
@@ -89,46 +70,6 @@ def evaluate(
     return results
 
 
-@torch.inference_mode()
-def predict(
-    scored: ScoredModel,
-    data: ClassificationSet,
-    weights: dict[str, torch.Tensor],
-    *,
-    batch_size: int = 64,
-    confusion: bool = False,
-    rank: int = 0,
-    world_size: int = 1,
-    progress: bool = False,
-) -> Predictions:
-    """Predictions of this rank's share of the images, in one pass; `weights` [D, classes] by row."""
-    rows, num_classes = rows_of(scored.model), len(data.classnames)
-    right = np.zeros((len(rows), num_classes), np.int64)
-    images = np.zeros(num_classes, np.int64)
-    top5 = np.zeros(len(rows), np.int64)
-    counts = np.zeros((len(rows), num_classes, num_classes) if confusion else (len(rows), 0, 0), np.int64)
-    mine = range(rank, data.size, world_size)
-    digests = np.zeros((data.size, DIGEST_BYTES), np.uint8)
-    done = 0
-    samples = data.share(rank, world_size)
-    for stages, batch in embed_images(scored, samples, len(mine), batch_size=batch_size, progress=progress):
-        labels = np.array(batch.labels, np.int64)
-        if outside := [label for label in batch.labels if not 0 <= int(label) < num_classes]:
-            raise UserError(f"{data.name} has an image of class {outside[0]}, but {num_classes} class names, from 0 on")
-        for index, row in enumerate(rows):
-            logits = row_embedding(scored.model, row, stages) @ weights[row.name]
-            best = logits.topk(min(5, num_classes)).indices.cpu().numpy()
-            right[index] += np.bincount(labels[best[:, 0] == labels], minlength=num_classes)
-            if confusion:
-                np.add.at(counts[index], (labels, best[:, 0]), 1)
-            top5[index] += (best == labels[:, None]).any(1).sum()
-        images += np.bincount(labels, minlength=num_classes)
-        places = mine[done : done + len(labels)]
-        digests[places] = [np.frombuffer(digest, np.uint8) for digest in batch.digests]
-        done += len(labels)
-    return Predictions(right, images, top5, counts, digests)
-
-
 def metrics_of(right: np.ndarray, images: np.ndarray, top5: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """(metrics, intervals) of `evaluate` from one row's counts by class; a class without images has a null recall."""
     total, hits = int(images.sum()), int(right.sum())
@@ -152,33 +93,6 @@ def metrics_of(right: np.ndarray, images: np.ndarray, top5: int) -> tuple[dict[s
         ],
     }
     return metrics, intervals
-
-
-def predict_on_all_ranks(
-    scored: ScoredModel, data: ClassificationSet, weights: dict[str, torch.Tensor], *, world_size: int, **options: Any
-) -> Predictions:
-    """The whole of the predictions, on every rank; a rank's `UserError` is raised by all, so that none waits for it."""
-    found, failures = None, [""] * world_size
-    try:
-        found = predict(scored, data, weights, world_size=world_size, **options)
-    except UserError as error:
-        failures = [str(error)] * world_size
-    if world_size > 1:
-        dist.all_gather_object(failures, failures[0])
-    if told := [each for each in failures if each]:
-        raise UserError(told[0])
-    assert found is not None
-    return found if world_size == 1 else _sum_over_ranks(found, scored.device)
-
-
-def _sum_over_ranks(found: Predictions, device: torch.device) -> Predictions:
-    sums = []
-    for values in (found.right, found.images, found.top5, found.confusion, found.digests):
-        on_device = torch.from_numpy(values).to(device)
-        if on_device.numel():
-            dist.all_reduce(on_device)
-        sums.append(on_device.cpu().numpy())
-    return Predictions(*sums)
 
 
 @exit_on_user_error

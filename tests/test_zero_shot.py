@@ -316,6 +316,21 @@ def test_a_hub_revision_is_pinned_and_recorded(monkeypatch) -> None:
     assert next(data.samples()).image().size == picture(0, 0).size
 
 
+def test_clip_benchmarks_sets_on_the_hub_are_read_in_their_layout(tmp_path, monkeypatch) -> None:
+    import huggingface_hub
+
+    folder = webdataset_folder(tmp_path, [(0, 0), (1, 0)]).rename(tmp_path / ("d" * 40))
+
+    def snapshot(name, repo_type, revision, allow_patterns):
+        assert (name, repo_type, revision) == ("clip-benchmark/wds_insects", "dataset", None)
+        assert allow_patterns == ["*.txt", "test/*"]
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    data = open_set("clip-benchmark/wds_insects")
+    assert (data.name, data.revision, data.size) == ("wds_insects", "d" * 40, 2)
+
+
 def test_no_network_is_one_line(capsys, stages) -> None:
     with pytest.raises(SystemExit) as exit_:
         main(["--model", stages, "--dataset", "nobody/nothing", "--device", "cpu"])

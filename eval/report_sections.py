@@ -1,0 +1,89 @@
+"""The report's scores: of every scores file a picture and a table, ready for the templates."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from eval import plots
+from eval.report_data import RunFacts
+from eval.scores import interval, percent
+from eval.verdict import PAIR, types_of
+
+
+def pair_sections(pairs: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Of every MMVP scores file: bars by pattern, and the numbers with the mean's interval."""
+    made = []
+    for results in pairs.values():
+        types = types_of(results)
+        columns = {"mean": PAIR} | {name: f"{PAIR}/{name}" for name in types}
+        made.append(
+            {
+                "title": "Pair accuracy by pattern",
+                "note": "Two images, two texts: a pair counts when each text picks its own image. Percent, chance is "
+                "25. What stage 0 sees least stands first.",
+                "picture": _bars(results, {name: columns[name] for name in types}, "pairs right, %", 0.25),
+                "table": _table(results, columns),
+            }
+        )
+    return made
+
+
+def zero_shot_sections(facts: RunFacts) -> list[dict[str, Any]]:
+    """All zero-shot sets together: a column a set; what stage 0 sees least stands first."""
+    files = of_task(facts, "zeroshot_classification")
+    names = sorted(files, key=lambda name: files[name][0]["metrics"]["acc1"])
+    rows = [each["model"] for each in files[names[0]]] if names else []
+    results = []
+    for row in rows:
+        found = {name: each for name in names for each in files[name] if each["model"] == row}
+        metrics = {name.removeprefix("zero_shot_"): each["metrics"]["acc1"] for name, each in found.items()}
+        mean = sum(metrics.values()) / len(metrics)
+        results.append({"model": row, "metrics": {"mean": mean} | metrics, "intervals": {}})
+    if not results:
+        return []
+    sets = {name.removeprefix("zero_shot_"): name.removeprefix("zero_shot_") for name in names}
+    section = {
+        "title": "Zero-shot accuracy",
+        "note": "Top-1 accuracy in percent, a column a set.",
+        "picture": _bars(results, sets, "top-1, %"),
+        "table": _table(results, {"mean": "mean"} | sets),
+    }
+    return [section]
+
+
+def other_sections(facts: RunFacts) -> list[dict[str, Any]]:
+    """Every other scores file: what has an interval is a score."""
+    made = []
+    for name, results in facts.scores.items():
+        if results and results[0]["task"] not in ("mmvp_vlm", "zeroshot_classification"):
+            scores = [key for key, ends in results[0]["intervals"].items() if ends and isinstance(ends[0], float)]
+            table = _table(results, {key: key for key in scores})
+            made.append({"title": name.replace("_", " "), "note": "Percent.", "picture": None, "table": table})
+    return made
+
+
+def of_task(facts: RunFacts, task: str) -> dict[str, list[dict[str, Any]]]:
+    return {name: results for name, results in facts.scores.items() if results and results[0]["task"] == task}
+
+
+def _bars(results: Sequence[dict[str, Any]], columns: dict[str, str], ylabel: str, chance: float | None = None) -> str:
+    """Bars of the single stages and the fused model."""
+    series = {
+        each["model"]: [each["metrics"][key] for key in columns.values()]
+        for each in results
+        if not each["model"].startswith("fused_")
+    }
+    return plots.bars(list(columns), series, ylabel, chance)
+
+
+def _table(results: Sequence[dict[str, Any]], columns: dict[str, str]) -> dict[str, Any]:
+    """Cells in percent, with their value for the shade; the best of a column is marked, the first has its interval."""
+    best = {key: max(each["metrics"][key] for each in results) for key in columns.values()}
+    rows = []
+    for each in results:
+        cells = []
+        for number, key in enumerate(columns.values()):
+            value, ends = each["metrics"][key], each["intervals"].get(key)
+            note = interval(ends) if number == 0 and ends else ""
+            cells.append({"text": percent(value), "shade": value, "best": value == best[key], "note": note})
+        rows.append({"model": each["model"], "cells": cells})
+    return {"header": list(columns), "rows": rows}
