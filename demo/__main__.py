@@ -30,7 +30,6 @@ FLAGS = {
     "precision": "fp32",
     "mcl-stages": 2,
     "mcl-clusters": 16,
-    "mcl-init": "previous",
 }
 TINY_FLAGS = FLAGS | {"epochs": 1, "batch-size": 64, "mcl-clusters": 3, "workers": 0}
 

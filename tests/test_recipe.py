@@ -51,14 +51,14 @@ def test_of_a_recipe_yaml_the_command_line_wins_over_the_stages_too(tmp_path):
 def test_stages_override_epochs_learning_rate_locks_and_clusters(tmp_path):
     (tmp_path / "c.yaml").write_text(
         "stages:\n  0: {clusters: 4}\n"
-        "  2: {epochs: 7, lr: 1e-5, lock_image: true, lock_image_unlocked_groups: 6, init: previous}\n"
+        "  2: {epochs: 7, lr: 1e-5, lock_image: true, lock_image_unlocked_groups: 6, init: base}\n"
     )
     recipe = make("--config", str(tmp_path / "c.yaml"), "--mcl-stages", "2", "--epochs", "2", "--lr", "0.1")
     assert [stage.clusters for stage in recipe.stages] == [4, 10, 10]
     assert [stage.epochs for stage in recipe.stages] == [2, 2, 7]
     assert [stage.lr for stage in recipe.stages] == [0.1, 0.1, 1e-5]
     assert [stage.lock_image for stage in recipe.stages] == [False, False, True]
-    assert [stage.init for stage in recipe.stages] == ["base", "base", "previous"]
+    assert [stage.init for stage in recipe.stages] == ["previous", "previous", "base"]
 
 
 @pytest.mark.parametrize(

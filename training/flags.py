@@ -67,8 +67,8 @@ def parser() -> argparse.ArgumentParser:
         help="train stage 0, or keep it as it is pretrained; auto keeps it when weights and stages are asked for",
     )  # fmt: skip
     add(
-        "--mcl-init", choices=["base", "previous", "scratch"], default="base",
-        help="weights that stage 1, 2, ... start from: stage 0's, the stage before's, or new ones (default base)",
+        "--mcl-init", choices=["base", "previous", "scratch"], default="previous",
+        help="weights that stage 1, 2, ... start from: stage 0's, the stage before's, or new ones (default previous)",
     )  # fmt: skip
     add(
         "--mcl-cluster-on",
