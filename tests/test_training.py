@@ -24,6 +24,14 @@ from training import health
 from training.main import main
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Directory of a finished run of two stages that no test changes; others over its tars may stand beside it."""
+    directory = tmp_path_factory.mktemp("finished")
+    assert main(command(directory, "--epochs", "1", "--mcl-stages", "1")) == 0
+    return directory
+
+
 def fails(capfd, arguments) -> str:
     """The one line on stderr of a command that ends with status 2."""
     capfd.readouterr()
@@ -43,7 +51,7 @@ def moved(directory, first, second, part) -> bool:
     return any(not torch.equal(a[name], b[name]) for name in a if name.startswith(part))
 
 
-@pytest.mark.parametrize("kind", ["vit", "resnet", "timm", "siglip"])
+@pytest.mark.parametrize("kind", ["vit", "resnet", "timm", "hugging-face-text", "siglip"])
 def test_two_stages_and_the_fused_model_of_every_kind(tmp_path, kind):
     flags = ["--siglip"] if kind == "siglip" else []
     vision = kind if kind in ("resnet", "timm") else "vit"
@@ -72,16 +80,15 @@ def test_two_stages_and_the_fused_model_of_every_kind(tmp_path, kind):
     assert min(row["negatives_mean"] for row in rows) < 15 and rows[0]["negatives_mean"] <= 15
 
 
-def test_a_vit_stage_loads_and_encodes_where_mcl_clip_is_never_imported(tmp_path):
-    assert main(command(tmp_path, "--epochs", "1")) == 0
+def test_a_vit_stage_loads_and_encodes_where_mcl_clip_is_never_imported(finished):
     script = (
         "import sys, torch, open_clip\n"
-        f"model, _, preprocess = open_clip.create_model_and_transforms('local-dir:{tmp_path}/runs/run/stage_0/model')\n"
+        f"model, _, preprocess = open_clip.create_model_and_transforms('local-dir:{finished}/runs/run/stage_0/model')\n"
         "from PIL import Image\n"
         "image = preprocess(Image.new('RGB', (20, 30)))[None]\n"
         "print(tuple(model.encode_image(image).shape), 'mcl_clip' in sys.modules)"
     )
-    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=True)
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=finished, check=True)
     assert shown.stdout.strip().endswith("(1, 16) False")
 
 
@@ -107,14 +114,13 @@ def test_locks_epochs_and_clusters_by_stage(tmp_path):
     assert mcl_clip.load(tmp_path / "runs/run/fused")[0].shares_text_tower
 
 
-def test_stage_0_may_be_pretrained_and_kept(tmp_path):
-    assert main(command(tmp_path, "--epochs", "1")) == 0
-    base = tmp_path / "runs/run/stage_0/model"
-    arguments = command(tmp_path, "--epochs", "1", "--mcl-stages", "1", "--mcl-base", "auto", "--name", "second")
+def test_stage_0_may_be_pretrained_and_kept(finished):
+    base = finished / "runs/run/stage_0/model"
+    arguments = command(finished, "--epochs", "1", "--mcl-stages", "1", "--mcl-base", "auto", "--name", "kept")
     arguments[arguments.index("--model") + 1] = f"local-dir:{base}"
     assert main(arguments) == 0
-    kept = tmp_path / "runs/second/stage_0"
-    assert not (kept / "metrics.jsonl").exists() and (tmp_path / "runs/second/stage_1/metrics.jsonl").exists()
+    kept = finished / "runs/kept/stage_0"
+    assert not (kept / "metrics.jsonl").exists() and (finished / "runs/kept/stage_1/metrics.jsonl").exists()
     first, second = (load_stage_model(path)[0].state_dict() for path in (base, kept / "model"))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
@@ -129,18 +135,17 @@ def test_more_stages_extend_a_run_and_fewer_are_refused(tmp_path, capfd):
     assert "2 stages" in fails(capfd, command(tmp_path, "--epochs", "1"))
 
 
-def test_index_only_buckets_write_no_tars_and_train_the_same(tmp_path):
-    assert main(command(tmp_path, "--epochs", "1", "--mcl-stages", "1")) == 0
-    assert main(command(tmp_path, "--epochs", "1", "--mcl-stages", "1", "--mcl-index-only", "--name", "index")) == 0
-    assert Manifest.load(tmp_path / "runs/index/stage_1/buckets").kind == "index-only"
-    assert not list((tmp_path / "runs/index").rglob("*.tar")) and list((tmp_path / "runs/run").rglob("*.tar"))
-    tars, index = (model_hash(tmp_path / f"runs/{name}/stage_1/model") for name in ("run", "index"))
+def test_index_only_buckets_write_no_tars_and_train_the_same(finished):
+    assert main(command(finished, "--epochs", "1", "--mcl-stages", "1", "--mcl-index-only", "--name", "index")) == 0
+    assert Manifest.load(finished / "runs/index/stage_1/buckets").kind == "index-only"
+    assert not list((finished / "runs/index").rglob("*.tar")) and list((finished / "runs/run").rglob("*.tar"))
+    tars, index = (model_hash(finished / f"runs/{name}/stage_1/model") for name in ("run", "index"))
     assert tars == index
 
 
 def test_accumulation_gives_the_losses_of_one_large_batch(tmp_path):
-    assert main(command(tmp_path, "--mcl-stages", "1")) == 0
-    arguments = command(tmp_path, "--mcl-stages", "1", "--accum-freq", "4", "--name", "other")
+    assert main(command(tmp_path, "--epochs", "1", "--mcl-stages", "1")) == 0
+    arguments = command(tmp_path, "--epochs", "1", "--mcl-stages", "1", "--accum-freq", "4", "--name", "other")
     arguments[arguments.index("--batch-size") + 1] = "4"
     assert main(arguments) == 0
     for stage in (0, 1):
@@ -270,13 +275,12 @@ def test_broken_weights_are_never_saved(tmp_path, capfd, monkeypatch):
     assert not (tmp_path / "runs/run/stage_0/checkpoints").exists()
 
 
-def test_recipe_yaml_is_written_and_makes_the_same_run(tmp_path):
-    assert main(command(tmp_path, "--epochs", "1", "--mcl-stages", "1")) == 0
-    recipe = yaml.safe_load((tmp_path / "runs/run/recipe.yaml").read_text())
+def test_recipe_yaml_is_written_and_makes_the_same_run(finished):
+    recipe = yaml.safe_load((finished / "runs/run/recipe.yaml").read_text())
     assert recipe["versions"]["open_clip_torch"] == open_clip.__version__
     assert recipe["optimization"]["beta2"] == 0.98 and recipe["data"]["global_batch"] == 16
-    assert main(["--config", f"{tmp_path}/runs/run/recipe.yaml", "--name", "second", "--device", "cpu"]) == 0
-    assert model_hash(tmp_path / "runs/second/stage_1/model") == model_hash(tmp_path / "runs/run/stage_1/model")
+    assert main(["--config", f"{finished}/runs/run/recipe.yaml", "--name", "second", "--device", "cpu"]) == 0
+    assert model_hash(finished / "runs/second/stage_1/model") == model_hash(finished / "runs/run/stage_1/model")
 
 
 @pytest.fixture
@@ -327,15 +331,14 @@ class TestBadInput:
         assert "--name" in fails(capfd, command(tmp_path))
         assert (tmp_path / "runs/run").read_text() == "mine"
 
-    def test_a_name_that_holds_another_recipe(self, tmp_path, capfd):
-        assert main(command(tmp_path, "--epochs", "1")) == 0
-        before = fingerprint(tmp_path)
-        line = fails(capfd, command(tmp_path, "--epochs", "1", "--wd", "0.1"))
+    def test_a_name_that_holds_another_recipe(self, finished, capfd):
+        before = fingerprint(finished)
+        line = fails(capfd, command(finished, "--epochs", "1", "--mcl-stages", "1", "--wd", "0.1"))
         assert "optimization.wd 0.2 -> 0.1" in line and "--name" in line
-        (tmp_path / "runs/other").mkdir()
-        (tmp_path / "runs/other/thesis.tex").write_text("mine")
-        assert "thesis.tex" in fails(capfd, command(tmp_path, "--name", "other"))
-        assert fingerprint(tmp_path) == before
+        (finished / "runs/other").mkdir()
+        (finished / "runs/other/thesis.tex").write_text("mine")
+        assert "thesis.tex" in fails(capfd, command(finished, "--name", "other"))
+        assert fingerprint(finished) == before
 
     def test_more_clusters_than_samples(self, tmp_path, capfd):
         line = fails(capfd, command(tmp_path, "--mcl-stages", "1", "--mcl-clusters", "121"))

@@ -12,17 +12,28 @@ from tests.distributed import run_ranks
 from training.ranks import RankLost, Ranks
 
 
-def ranks_of(rank, world_size, **timeout):
-    store = dist.PrefixStore("test", dist.distributed_c10d._get_default_store())
-    return Ranks(rank, world_size, store=store, control=dist.new_group(backend="gloo", **timeout))
+def one_job(rank, world_size):
+    """What happens to two ranks in one job, by scene."""
+    scenes = (outlast_the_timeout, fail_on_one, mistake_on_one)
+    return {scene: scene(ranks_of(rank, world_size, scene.__name__)) for scene in scenes}
 
 
-def outlast_the_timeout(rank, world_size):
-    ranks = ranks_of(rank, world_size, timeout=timedelta(seconds=1))
+@pytest.fixture(scope="module")
+def seen():
+    return run_ranks(one_job, 2)
+
+
+def ranks_of(rank, world_size, name):
+    store = dist.PrefixStore(name, dist.distributed_c10d._get_default_store())
+    group = dist.new_group(backend="gloo", timeout=timedelta(seconds=1 if "timeout" in name else 60))
+    return Ranks(rank, world_size, store=store, control=group)
+
+
+def outlast_the_timeout(ranks):
     found = ranks.on_first(lambda: time.sleep(2.5) or "done")
-    mean = ranks.mean([rank, 3.0])
+    mean = ranks.mean([ranks.rank, 3.0])
     # The same wait as a collective: what the store's polls are for.
-    if rank == 0:
+    if ranks.is_first:
         time.sleep(2.5)
         return found, mean, None
     try:
@@ -31,39 +42,37 @@ def outlast_the_timeout(rank, world_size):
         return found, mean, str(error)
 
 
-def test_a_phase_without_collectives_outlasts_their_timeout():
-    first, second = run_ranks(outlast_the_timeout, 2)
+def test_a_phase_without_collectives_outlasts_their_timeout(seen):
+    first, second = (each[outlast_the_timeout] for each in seen)
     assert first == ("done", [0.5, 3.0], None)
     assert second[:2] == (None, [0.5, 3.0]) and "imed out" in second[2]
 
 
-def fail_on_one(rank, world_size):
-    ranks = ranks_of(rank, world_size)
-    assert ranks.share(lambda: f"of rank {rank}") == "of rank 0"
-    if rank == 1:
-        assert ranks.lose(1, KeyError("a bug")) is None
-        return None
-    with pytest.raises(RankLost, match=r"rank 1 failed.*a bug") as lost:
+def fail_on_one(ranks):
+    assert ranks.share(lambda: f"of rank {ranks.rank}") == "of rank 0"
+    if ranks.rank == 1:
+        return ranks.lose(1, KeyError("a bug"))
+    with pytest.raises(RankLost) as lost:
         ranks.barrier()
-    assert lost.value.status == 1
     # What fails here because of that is not the cause.
-    return str(ranks.lose(1, RuntimeError("connection closed")))
+    return lost.value.status, str(lost.value), str(ranks.lose(1, RuntimeError("connection closed")))
 
 
-def test_a_rank_that_waits_hears_of_the_one_that_failed():
-    assert "rank 1 failed (KeyError: 'a bug')" in run_ranks(fail_on_one, 2)[0]
+def test_a_rank_that_waits_hears_of_the_one_that_failed(seen):
+    message = "rank 1 failed (KeyError: 'a bug')"
+    assert [each[fail_on_one] for each in seen] == [(1, message, message), None]
 
 
-def mistake_on_one(rank, world_size):
-    ranks = ranks_of(rank, world_size)
-    if rank == 1:
-        return ranks.fail(UserError("a mistake"))
-    with pytest.raises(UserError, match="a mistake"):
-        ranks.barrier()
-    speaks = ranks.fail(UserError("a mistake"))
+def mistake_on_one(ranks):
+    if ranks.rank == 1:
+        speaks = ranks.fail(UserError("a mistake"))
+    else:
+        with pytest.raises(UserError, match="a mistake"):
+            ranks.barrier()
+        speaks = ranks.fail(UserError("a mistake"))
     ranks.told()
     return speaks
 
 
-def test_a_mistake_is_said_by_the_first_rank_whoever_made_it():
-    assert run_ranks(mistake_on_one, 2) == [True, False]
+def test_a_mistake_is_said_by_the_first_rank_whoever_made_it(seen):
+    assert [each[mistake_on_one] for each in seen] == [True, False]
