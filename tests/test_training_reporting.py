@@ -4,10 +4,16 @@ import sys
 import types
 
 import pytest
+import torch
 
 from mcl_clip.errors import UserError
+from mcl_clip.loading.loader import MicroBatch
+from mcl_clip.plan.segments import SegmentLayout
 from tests.test_recipe import make
+from training.ranks import Ranks
 from training.reporting import MetricsFile, Trackers, destinations
+from training.step import StepResult
+from training.window import Window
 
 
 def test_a_resumed_stage_goes_on_where_its_metrics_are_cut(tmp_path):
@@ -81,6 +87,33 @@ def test_weights_and_biases_resumes_the_run_of_that_name(tmp_path, monkeypatch):
     assert told[1:] == [("stage_2/*", "stage_2/step"), {"stage_2/loss": 1.5, "stage_2/step": 5}, "finished"]
     Trackers(recipe, {}, silent=True).write({"loss": 1.0}, 0)
     assert len(told) == 4
+
+
+def test_a_line_tells_rate_wait_and_time_left_without_the_time_of_a_validation(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    window = Window(make("--batch-size", "4"), stage=0, steps_per_epoch=4, total=8, ranks=Ranks(), first_step=0)
+    window.wait_begins()
+    now = 0.5
+    window.wait_ends()
+    window.add([MicroBatch(torch.zeros(4, 1), torch.zeros(4, 2), ["a"] * 4, SegmentLayout.one(4), 0, 0)])
+    now = 2.0
+    with window.paused():
+        now = 100.0
+    row = window.close(0, 0, [1.0], StepResult(torch.tensor(1.0), torch.tensor(14.3), 0.1))
+    assert (row["samples_per_s"], row["data_wait_share"], row["seconds_left"]) == (2, 0.25, 14)
+    line = window.line(row)
+    for part in (
+        "loss 1.0",
+        "negatives 3.0",
+        "2 samples/s",
+        "wait 25%",
+        "lr 0.1",
+        "scale 14.30",
+        "GiB",
+        "left 0:00:14",
+    ):
+        assert part in line
 
 
 def test_a_tracker_that_is_not_installed_is_named(tmp_path, monkeypatch):

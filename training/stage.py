@@ -166,7 +166,7 @@ class StageTraining:
             return
         self.guard.check()
         try:
-            with self.preemption.prompt(), self.preemption.excusing_workers():
+            with self.window.paused(), self.preemption.prompt(), self.preemption.excusing_workers():
                 self.ranks.on_first(lambda: self._score(completed))
         except Preempted:
             self._save()

@@ -1,8 +1,9 @@
 """What is measured between two log lines."""
 
+import contextlib
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -42,6 +43,15 @@ class Window:
     def wait_ends(self) -> None:
         """It has come."""
         self._waited += time.monotonic() - self._asked
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time spent inside counts neither for the rate nor for the time left."""
+        begun = time.monotonic()
+        yield
+        gone = time.monotonic() - begun
+        self._since += gone
+        self._begun += gone
 
     def add(self, batches: Sequence[MicroBatch]) -> None:
         """Count one step."""
