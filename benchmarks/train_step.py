@@ -103,24 +103,10 @@ class _Comparison:
             architecture.mkdir()
             (architecture / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY_VIT}))
             self.model = f"local-dir:{architecture}"
-        flags, overrides = parse_recipe(
-            [
-                *(
-                    "--train-data",
-                    str(folder),
-                    "--logs",
-                    str(folder),
-                    "--model",
-                    self.model,
-                    "--lr",
-                    "1e-4",
-                    "--warmup",
-                    "5",
-                ),
-                *("--precision", options.precision, "--batch-size", str(options.batch_size), "--epochs", "1"),
-                *("--save-frequency", "0", "--mcl-base", "train", "--beta2", "0.98", "--eps", "1e-6"),
-            ]
-        )
+        place = ("--train-data", str(folder), "--logs", str(folder), "--model", self.model, "--mcl-base", "train")
+        size = ("--batch-size", str(options.batch_size), "--epochs", "1", "--save-frequency", "0")
+        step = ("--precision", options.precision, "--lr", "1e-4", "--warmup", "5", "--beta2", "0.98", "--eps", "1e-6")
+        flags, overrides = parse_recipe([*place, *size, *step])
         self.recipe = resolve(flags, overrides, name="run", world_size=1)
         self.device = torch.device(options.device)
         self.turn = 0
