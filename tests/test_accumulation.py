@@ -1,5 +1,6 @@
 """Accumulated micro-batches against the same global batch at once."""
 
+import contextlib
 import copy
 import functools
 
@@ -95,7 +96,8 @@ def test_gradients_add_to_what_is_there():
 
 
 @forms
-def test_random_state_is_replayed_and_left_as_after_one_pass(loss, bias):
+@pytest.mark.parametrize("factor", [None, 1024.0], ids=["unscaled", "scaled"])
+def test_random_state_is_replayed_and_left_as_after_one_pass(loss, bias, factor):
     model = TwoTowers(dropout=0.5, bias=bias)
     reference = copy.deepcopy(model)
     batches = micro_batches(samples(), 4)
@@ -109,20 +111,22 @@ def test_random_state_is_replayed_and_left_as_after_one_pass(loss, bias):
         }
         loss(**merged, segments=LAYOUT).backward()
         torch.manual_seed(3)
-        accumulated_backward(model, loss, batches, segments=LAYOUT)
+        scaler = factor and torch.amp.GradScaler("cpu", init_scale=factor)
+        accumulated_backward(model, loss, batches, segments=LAYOUT, scaler=scaler)
         assert torch.equal(torch.rand(3), drawn)
-    assert_equal_gradients(gradients(model), gradients(reference))
+    unscaled = {name: each / (factor or 1) for name, each in gradients(model).items()}
+    assert_equal_gradients(unscaled, gradients(reference))
 
 
-@forms
-def test_a_gradient_scaler_scales_every_gradient_once(loss, bias):
-    model = TwoTowers(bias=bias)
-    reference = copy.deepcopy(model)
-    at_once(reference, loss, samples(), segments=LAYOUT)
-    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-    accumulated_backward(model, loss, micro_batches(samples(), 4), segments=LAYOUT, scaler=scaler)
-    scaled = gradients(model)
-    assert_equal_gradients({name: each / 1024 for name, each in scaled.items()}, gradients(reference))
+def test_an_overflow_reaches_the_scaler():
+    model = TwoTowers(bias=True)
+    before = copy.deepcopy(model.state_dict())
+    scaler = torch.amp.GradScaler("cpu", init_scale=float("inf"))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    accumulated_backward(model, MCLSigLipLoss(), micro_batches(samples(), 4), segments=LAYOUT, scaler=scaler)
+    scaler.step(optimizer)
+    for name, each in model.state_dict().items():
+        assert torch.equal(each, before[name]), name
 
 
 @pytest.mark.parametrize("frozen", ["image", "text", "logit_scale"])
@@ -149,7 +153,8 @@ def test_identical_captions_are_masked_over_all_micro_batches():
 
 
 @pytest.mark.parametrize("autocast", [None, torch.bfloat16], ids=["fp32", "bf16"])
-def test_an_open_clip_model(autocast):
+@pytest.mark.parametrize("within", [False, True], ids=["", "within the caller's"])
+def test_an_open_clip_model(autocast, within):
     model = tiny_model("vit", 0, output_dict=True).train()
     reference = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(1)
@@ -162,7 +167,8 @@ def test_an_open_clip_model(autocast):
         value = MCLClipLoss()(**reference(images, texts), segments=layout)
     value.backward()
     batches = micro_batches((images, texts), 4)
-    accumulated_backward(model, MCLClipLoss(), batches, segments=layout, autocast=context)
+    with context() if within else contextlib.nullcontext():
+        accumulated_backward(model, MCLClipLoss(), batches, segments=layout, autocast=context)
     ours, theirs = gradients(model), gradients(reference)
     assert ours.keys() == theirs.keys()
     tolerance = 1e-4 if autocast is None else 0.05

@@ -8,7 +8,7 @@ from open_clip.loss import ClipLoss
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mcl_clip.loss import MCLClipLoss, loss_by_label
+from mcl_clip.loss import MCLClipLoss, MCLSigLipLoss, loss_by_label
 from mcl_clip.plan.segments import SegmentLayout
 from tests.slow_losses import clip_by_loops, features, labels_of, value_and_gradients
 
@@ -50,6 +50,15 @@ def test_half_precision_is_off_by_its_rounding_and_closer_than_open_clip(dtype):
     for mine, reference in zip(ours, truth, strict=True):
         assert (mine - reference).abs().max() <= rounding * reference.abs().max()
     assert (ours[0] - truth[0]).abs() < (theirs[0] - truth[0]).abs()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_plain_number_is_a_scale_as_precise_as_the_features(dtype):
+    image, text = features(9, 4, 0, dtype)
+    torch.testing.assert_close(MCLClipLoss()(image, text, 9.1), ClipLoss()(image, text, 9.1), atol=0, rtol=1e-6)
+    exact = ClipLoss()(image.double(), text.double(), 9.1)
+    atol = 4 * torch.finfo(dtype).eps
+    torch.testing.assert_close(MCLClipLoss()(image, text, 9.1).double(), exact, atol=atol, rtol=0)
 
 
 @given(lengths, memories, st.integers(0, 9))
@@ -140,6 +149,12 @@ def test_features_of_two_shapes_are_refused_with_both():
         MCLClipLoss()(image, text[:9], 1.0)
 
 
+@pytest.mark.parametrize("call", [MCLClipLoss(), lambda *inputs: loss_by_label(*inputs[:2], torch.zeros(0), 1.0)])
+def test_a_batch_of_no_samples_is_refused(call):
+    with pytest.raises(ValueError, match="at least one sample"):
+        call(torch.zeros(0, 3), torch.zeros(0, 3), 1.0)
+
+
 def test_the_layout_may_be_set_beforehand_and_an_argument_wins():
     image, text = features(6, 4, 5)
     loss = MCLClipLoss()
@@ -215,12 +230,13 @@ def test_no_tensor_exceeds_the_memory_budget():
     assert theirs.elements == 300 * 300
 
 
-def test_no_value_is_read_from_the_device():
+@pytest.mark.parametrize(("form", "bias"), [(MCLClipLoss, ()), (MCLSigLipLoss, (-10.0,))], ids=["softmax", "sigmoid"])
+def test_no_value_is_read_from_the_device(form, bias):
     with FakeTensorMode():
         image, text = torch.randn(24, 8, requires_grad=True), torch.randn(24, 8, requires_grad=True)
         scale = torch.full((), 10.0, requires_grad=True)
         text_ids = torch.randint(0, 9, (24, 7))
         layout = SegmentLayout((4, 4, 1, 15))
-        loss = MCLClipLoss(mask_identical=True, block_memory=4 * 15 * 2)
-        loss(image, text, scale, segments=layout, text_ids=text_ids).backward()
+        loss = form(mask_identical=True, block_memory=4 * 15 * 2)
+        loss(image, text, scale, *bias, segments=layout, text_ids=text_ids).backward()
     assert image.grad.shape == (24, 8) and scale.grad.shape == ()

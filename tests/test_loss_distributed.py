@@ -2,6 +2,7 @@
 
 import functools
 import warnings
+from unittest import mock
 
 import pytest
 import torch
@@ -24,12 +25,14 @@ SIZE, DIM, SCALE, BIAS = 16, 6, 11.0, -4.0
 # Segments that cut across ranks, are cut by none, hold one sample, span three ranks.
 LAYOUTS = [(16,), (5, 6, 1, 4), (3, 10, 3), (4, 4, 4, 4), (1, 1, 2, 2, 2, 7, 1)]
 MODES = [(False, False), (True, False), (False, True), (True, True)]
+# What fp32 may be off, and the rounding of gradients in half precision, summed over ranks.
+ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}
 CAPTIONS = torch.tensor([0, 1, 0, 0, 2, 2, 3, 4, 2, 3, 3, 5, 5, 6, 0, 6])
 
 
-def inputs_of(rank: int, world_size: int):
+def inputs_of(rank: int, world_size: int, dtype: torch.dtype = torch.float64):
     own = slice(rank * SIZE // world_size, (rank + 1) * SIZE // world_size)
-    image, text = (each.detach()[own].clone().requires_grad_() for each in features(SIZE, DIM, 7))
+    image, text = (each.detach()[own].clone().requires_grad_() for each in features(SIZE, DIM, 7, dtype))
     scale, bias = (torch.tensor(each, dtype=torch.float64, requires_grad=True) for each in (SCALE, BIAS))
     return own, (image, text, scale, bias)
 
@@ -44,7 +47,7 @@ def every_case(rank: int, world_size: int) -> dict:
     results = {}
 
     def record(case, loss, *inputs):
-        results[case] = [each.numpy() for each in value_and_gradients(loss, *inputs)]
+        results[case] = [each.double().numpy() for each in value_and_gradients(loss, *inputs)]
 
     for local_loss, gather_with_grad in MODES:
         mode = {"local_loss": local_loss, "gather_with_grad": gather_with_grad, **place}
@@ -60,6 +63,17 @@ def every_case(rank: int, world_size: int) -> dict:
             record(("captions", *case), ours, *inputs[:3])
     for form in ("bidir", "shift", "gather", "reduce"):
         record(("open_clip", form), SigLipLoss(**place, dist_impl=form)(*inputs), *inputs)
+    for dtype in ROUNDING:
+        rounded = inputs_of(rank, world_size, dtype)[1]
+        exact = tuple(each.detach().double().requires_grad_() for each in rounded)
+        for mode in MODES:
+            options = {**dict(zip(("local_loss", "gather_with_grad"), mode, strict=True)), **place}
+            record(("ours", mode, dtype), MCLClipLoss(**options)(*rounded), *rounded[:3])
+            record(("exact", mode, dtype), ClipLoss(**options)(*exact[:3]), *exact[:3])
+        record(("ours", "sigmoid", dtype), MCLSigLipLoss(**place)(*rounded), *rounded)
+        record(("exact", "sigmoid", dtype), SigLipLoss(**place, dist_impl="gather")(*exact), *exact)
+    with mock.patch("torch.distributed.get_backend", return_value="nccl"):
+        record("reduce-scatter", MCLSigLipLoss(**place)(*inputs), *inputs)
     for lengths in LAYOUTS:
         layout = SegmentLayout(lengths)
         ours = MCLSigLipLoss(**place, block_memory=8 * 20)(*inputs, segments=layout)
@@ -109,6 +123,21 @@ layouts = pytest.mark.parametrize("lengths", LAYOUTS, ids=str)
 def test_one_segment_equals_open_clip_on_every_rank(world_size, mode):
     for rank in results(world_size):
         assert_all_close(rank["ours", mode, (SIZE,)], rank["open_clip", mode])
+
+
+@worlds
+@pytest.mark.parametrize("mode", [*MODES, "sigmoid"], ids=["plain", "local", "grad", "local+grad", "sigmoid"])
+@pytest.mark.parametrize("dtype", ROUNDING, ids=str)
+def test_lower_precision_is_off_by_its_rounding(world_size, mode, dtype):
+    for rank in results(world_size):
+        for mine, reference in zip(rank["ours", mode, dtype], rank["exact", mode, dtype], strict=True):
+            assert abs(mine - reference).max() <= ROUNDING[dtype] * abs(reference).max()
+
+
+@worlds
+def test_nccl_scatters_the_sums_of_gradients(world_size):
+    for rank in results(world_size):
+        assert_all_close(rank["reduce-scatter"], rank["ours", "sigmoid", (SIZE,)])
 
 
 @worlds

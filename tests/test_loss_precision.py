@@ -5,7 +5,7 @@ import torch
 from open_clip.loss import ClipLoss, SigLipLoss
 from torch import nn
 
-from mcl_clip.loss import MCLClipLoss, MCLSigLipLoss
+from mcl_clip.loss import MCLClipLoss, MCLSigLipLoss, loss_by_label
 from mcl_clip.plan.segments import SegmentLayout
 from tests.slow_losses import features, value_and_gradients
 
@@ -36,7 +36,22 @@ def test_a_scaled_loss_saves_small_half_precision_gradients(ours, theirs, bias):
     scaled = torch.autograd.grad(loss * 2.0**16, image)[0].float() / 2**16
     exact = image.detach().double().requires_grad_(), text.detach().double()
     expected = torch.autograd.grad(theirs()(*exact, torch.tensor(5.0), *map(torch.tensor, bias)), exact[0])[0]
-    torch.testing.assert_close(scaled.double(), expected, atol=0, rtol=2e-3)
+    # Unscaled, the smallest half-precision number is 6e-8: 50 times the absolute tolerance.
+    torch.testing.assert_close(scaled.double(), expected, atol=1e-9, rtol=2e-3)
+
+
+@pytest.mark.parametrize("block_memory", [1 << 26, 4 * 8 * 3], ids=["at once", "in strips"])
+def test_an_easy_anchor_keeps_the_digits_of_its_loss(block_memory):
+    # Logits of 100 and 87.5, exact in fp32; a loss of 3e-5, half of it lost where a log-sum-exp near 100 is rounded.
+    image = torch.eye(8).requires_grad_()
+    text = torch.full((8, 8), 0.875).fill_diagonal_(1).requires_grad_()
+    scale = torch.tensor(100.0, requires_grad=True)
+    inputs = image, text, scale
+    exact = [each.detach().double().requires_grad_() for each in inputs]
+    expected = value_and_gradients(ClipLoss()(*exact), *exact)
+    found = value_and_gradients(MCLClipLoss(block_memory=block_memory)(*inputs), *inputs)
+    for mine, reference in zip(found, expected, strict=True):
+        assert (mine - reference).abs().max() <= 0.1 * reference.abs().max()
 
 
 @forms
@@ -80,6 +95,13 @@ def test_a_compiled_loss_is_the_loss(ours, theirs, bias):
         )
 
 
+def test_a_compiled_step_may_bring_labels():
+    image, text = features(10, 4, 3)
+    compiled = torch.compile(lambda *inputs: loss_by_label(*inputs, 9.0) * 2.0, backend="aot_eager")
+    for labels in (torch.tensor([0, 1] * 5), torch.tensor([7] * 10), torch.arange(10)):
+        torch.testing.assert_close(compiled(image, text, labels), 2 * loss_by_label(image, text, labels, 9.0))
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @forms
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -91,3 +113,16 @@ def test_half_precision_units_give_fp32_logits(ours, theirs, bias, dtype):
     found = value_and_gradients(ours()(image, text, 20.0, *bias, segments=layout), image, text)
     for mine, reference in zip(found, expected, strict=True):
         assert (mine - reference).abs().max() <= 4 * torch.finfo(dtype).eps * reference.abs().max()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@forms
+def test_the_device_is_never_waited_for(ours, theirs, bias):
+    image, text = (each.detach().to("cuda").requires_grad_() for each in features(24, 8, 1, torch.float32))
+    text_ids = torch.arange(24, device="cuda")[:, None] % 5
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        loss = ours(mask_identical=True, block_memory=4 * 15 * 2)
+        loss(image, text, 9.0, *bias, segments=SegmentLayout((4, 4, 1, 15)), text_ids=text_ids).backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

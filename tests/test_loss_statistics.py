@@ -27,12 +27,15 @@ def test_negatives_are_the_other_samples_of_the_segment(lengths):
 def test_identical_captions_count_inside_segments_only(lengths, data):
     size = sum(lengths)
     captions = data.draw(st.lists(st.integers(0, 2), min_size=size, max_size=size))
-    first = data.draw(st.integers(0, size - 1))
     text_ids = torch.tensor([[caption, 5, caption] for caption in captions])
-    seen = list(zip(labels_of(lengths), captions, strict=True))[first:]
-    expected = sum(seen.count(key) > 1 for key in seen) / len(seen)
-    layout = SegmentLayout(tuple(lengths))
-    assert identical_caption_share(layout, text_ids[first:], first) == pytest.approx(expected)
+    keys = list(zip(labels_of(lengths), captions, strict=True))
+    expected = sum(keys.count(key) > 1 for key in keys) / size
+    assert identical_caption_share(SegmentLayout(tuple(lengths)), text_ids) == pytest.approx(expected)
+
+
+def test_captions_of_another_batch_are_refused():
+    with pytest.raises(ValueError, match=r"5 captions over 1 ranks .* 6 positions"):
+        identical_caption_share(SegmentLayout((2, 4)), torch.zeros(5, 3))
 
 
 def test_caption_ids_tell_captions_apart():

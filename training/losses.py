@@ -7,9 +7,13 @@ from training.recipe import Recipe
 
 def make_loss(recipe: Recipe, ranks: Ranks) -> MCLClipLoss | MCLSigLipLoss:
     """Softmax or, with --siglip, sigmoid loss over the segments of the global batch."""
-    place = {"rank": ranks.rank, "world_size": ranks.world_size, "mask_identical": recipe.optimization.mask_identical}
+    optimization = recipe.optimization
     if recipe.model.siglip:
-        return MCLSigLipLoss(**place)
+        return MCLSigLipLoss(rank=ranks.rank, world_size=ranks.world_size, mask_identical=optimization.mask_identical)
     return MCLClipLoss(
-        local_loss=recipe.optimization.local_loss, gather_with_grad=recipe.optimization.gather_with_grad, **place
+        local_loss=optimization.local_loss,
+        gather_with_grad=optimization.gather_with_grad,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        mask_identical=optimization.mask_identical,
     )

@@ -86,9 +86,10 @@ class Window:
             "memory_gib": _memory(self._ranks.device),
             "seconds_left": (self._total - step - 1) * per_step,
         }
-        if self._ranks.world_size == 1 and len(self._batches) == 1:
-            batch = self._batches[0]
-            row["identical_caption_share"] = identical_caption_share(batch.layout, batch.texts)
+        captions = torch.cat([batch.texts for batch in self._batches])
+        row["identical_caption_share"] = identical_caption_share(
+            self._batches[0].layout, captions, self._ranks.world_size
+        )
         self._reset()
         return row
 

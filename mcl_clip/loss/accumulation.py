@@ -31,8 +31,7 @@ def accumulated_backward(
     another. The first pass caches features, the loss gives their gradients, the second pass replays each
     micro-batch with the same random state (dropout) and sends them back (GradCache, arXiv 2101.06983).
     Scale and bias get their gradient once; open_clip's loop multiplies the scale's by the number of
-    micro-batches. Under DDP only the last micro-batch synchronises, with a static graph all. The caller
-    is outside autocast.
+    micro-batches. Under DDP only the last micro-batch synchronises, with a static graph all.
     """
     cached: list[dict[str, Tensor]] = []
     states = []
@@ -40,6 +39,8 @@ def accumulated_backward(
         for micro_batch in inputs:
             states.append(_random_state(micro_batch))
             cached.append(model(*micro_batch))
+    # A weight cast without autograd must not serve the second pass, as it would inside a caller's own autocast.
+    torch.clear_autocast_cache()
     leaves = {name: torch.cat([output[name] for output in cached]) for name in _FEATURES}
     leaves |= {name: cached[-1][name].detach().clone() for name in _SCALARS if cached[-1].get(name) is not None}
     for leaf in leaves.values():

@@ -10,6 +10,8 @@ from mcl_clip.loss.siglip import MCLSigLipLoss
 from mcl_clip.plan.segments import SegmentLayout
 
 
+# The layout is read from the labels on the host, as a graph cannot.
+@torch.compiler.disable
 def loss_by_label(
     image_features: Tensor,
     text_features: Tensor,

@@ -1,16 +1,11 @@
 """Identical captions: one integer a caption, found and compared without reading the device."""
 
-import functools
-
-import numpy as np
 import torch
 from torch import Tensor
 
 from mcl_clip.errors import UserError
 from mcl_clip.loss.gather import gather_all
-from mcl_clip.seeds import words
 
-_SALT = 0x6D636C
 _MIX = -0x61C8864680B583EB  # 2**64 / golden ratio, as int64
 
 
@@ -23,9 +18,8 @@ def caption_ids(text_ids: Tensor | None, count: int) -> Tensor:
     if text_ids is None or text_ids.ndim != 2 or len(text_ids) != count:
         shape = None if text_ids is None else tuple(text_ids.shape)
         raise UserError(f"identical captions are found by text_ids of shape ({count}, context), got {shape}")
-    tokens = text_ids.long() * _MIX
-    tokens = tokens ^ (tokens >> 29)
-    return (tokens * _weights(text_ids.shape[1], text_ids.device)).sum(1)
+    positions = torch.arange(text_ids.shape[1], device=text_ids.device)
+    return _mixed(text_ids + _mixed(positions + 1)).sum(1)
 
 
 def own_and_all_ids(text_ids: Tensor | None, features: Tensor, world_size: int) -> tuple[Tensor, Tensor]:
@@ -34,6 +28,8 @@ def own_and_all_ids(text_ids: Tensor | None, features: Tensor, world_size: int) 
     return own, gather_all(own, world_size) if world_size > 1 else own
 
 
-@functools.lru_cache(maxsize=8)
-def _weights(context: int, device: torch.device) -> Tensor:
-    return torch.from_numpy(words(context, _SALT).astype(np.int64) | 1).to(device)
+def _mixed(integers: Tensor) -> Tensor:
+    """int64, every bit of the result a function of all bits (products wrap)."""
+    product = integers.long() * _MIX
+    product = (product ^ (product >> 29)) * _MIX
+    return product ^ (product >> 32)

@@ -5,11 +5,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from mcl_clip.loss.arguments import as_scalar, check_layout
 from mcl_clip.loss.blocks import blocks_of
 from mcl_clip.loss.captions import own_and_all_ids
 from mcl_clip.loss.gather import gather_all, gather_with_gradient, gather_with_own_gradient
 from mcl_clip.loss.gradients import scalar_loss
-from mcl_clip.loss.layout import check_layout
 from mcl_clip.loss.pairs import BLOCK_MEMORY
 from mcl_clip.loss.products import operand_dtype
 from mcl_clip.loss.softmax import both_directions, one_direction
@@ -27,6 +27,7 @@ class MCLClipLoss(nn.Module):
 
     def __init__(
         self,
+        *,
         local_loss: bool = False,
         gather_with_grad: bool = False,
         rank: int = 0,
@@ -47,7 +48,7 @@ class MCLClipLoss(nn.Module):
         image_features: Tensor,
         text_features: Tensor,
         logit_scale: Tensor | float,
-        logit_bias: Tensor | None = None,
+        logit_bias: Tensor | float | None = None,
         segments: SegmentLayout | None = None,
         text_ids: Tensor | None = None,
         output_dict: bool = False,
@@ -76,7 +77,7 @@ class MCLClipLoss(nn.Module):
             block_memory=self.block_memory,
         )
         images, texts = self._gather(image_features), self._gather(text_features)
-        scale = torch.as_tensor(logit_scale, device=images.device).reshape(())
+        scale = as_scalar(logit_scale, images)
         if local:
             loss = scalar_loss(kernel, image_features, texts, scale) + scalar_loss(kernel, text_features, images, scale)
         else:

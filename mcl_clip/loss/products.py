@@ -3,8 +3,8 @@
 import torch
 
 _HALVES = (torch.float16, torch.bfloat16)
-# Half-precision operands with an fp32 result: CUDA only, since torch 2.8.
-_FP32_RESULT = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2]) >= (2, 8)
+# Half-precision operands with an fp32 result: NVIDIA's CUDA only, since torch 2.8.
+_FP32_RESULT = torch.version.cuda is not None and tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 8)
 
 
 def operand_dtype(*features: torch.Tensor) -> torch.dtype:

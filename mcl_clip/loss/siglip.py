@@ -5,11 +5,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from mcl_clip.loss.arguments import as_scalar, check_layout
 from mcl_clip.loss.blocks import blocks_of
 from mcl_clip.loss.captions import own_and_all_ids
 from mcl_clip.loss.gather import gather_with_gradient
 from mcl_clip.loss.gradients import scalar_loss
-from mcl_clip.loss.layout import check_layout
 from mcl_clip.loss.pairs import BLOCK_MEMORY
 from mcl_clip.loss.products import operand_dtype
 from mcl_clip.loss.sigmoid import all_pairs
@@ -25,6 +25,7 @@ class MCLSigLipLoss(nn.Module):
 
     def __init__(
         self,
+        *,
         rank: int = 0,
         world_size: int = 1,
         mask_identical: bool = False,
@@ -53,7 +54,7 @@ class MCLSigLipLoss(nn.Module):
         errors: as of `MCLClipLoss.forward`.
         """
         segments = check_layout(segments or self.segments, image_features, text_features, self.world_size)
-        device, count = image_features.device, len(image_features)
+        count = len(image_features)
         kernel = partial(
             all_pairs,
             blocks=blocks_of(segments, self.rank * count, (self.rank + 1) * count),
@@ -63,7 +64,7 @@ class MCLSigLipLoss(nn.Module):
             block_memory=self.block_memory,
         )
         texts = gather_with_gradient(text_features, self.world_size) if self.world_size > 1 else text_features
-        scale = torch.as_tensor(logit_scale, device=device).reshape(())
-        bias = torch.as_tensor(0.0 if logit_bias is None else logit_bias, device=device).reshape(())
+        scale = as_scalar(logit_scale, image_features)
+        bias = as_scalar(0.0 if logit_bias is None else logit_bias, image_features)
         loss = scalar_loss(kernel, image_features, texts, scale, bias)
         return {"contrastive_loss": loss} if output_dict else loss

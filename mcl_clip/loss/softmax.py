@@ -1,4 +1,8 @@
-"""Sums of cross-entropies over blocks of logits, with their gradients."""
+"""Sums of cross-entropies over blocks of logits, with their gradients.
+
+A logarithm of a sum of exponentials is kept as (largest, sum), the sum that of exp(logit - largest): subtracting a
+positive from `largest` first loses no digits of an easy anchor's loss, and a softmax adds up to one.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -28,23 +32,7 @@ def both_directions(
         if block.columns == 1:
             continue
         strips = list(block.strips(pairs.max_logits))
-        column_lse = torch.full((block.count, block.columns), -torch.inf, dtype=pairs.dtype, device=pairs.device)
-        row_lse = []
-        for start, stop in strips:
-            logits = pairs.logits(block, start, stop)
-            row_lse.append(logits.logsumexp(2))
-            column_lse = torch.logaddexp(column_lse, logits.logsumexp(1))
-            total += row_lse[-1].sum() - 2 * block.positives(logits, start).sum()
-        total += column_lse.sum()
-        if not pairs.differentiable:
-            continue
-        for (start, stop), lse in zip(strips, row_lse, strict=True):
-            if len(strips) > 1:
-                logits = pairs.logits(block, start, stop)
-            gradient = (logits - lse[:, :, None]).exp_()
-            gradient += logits.sub_(column_lse[:, None, :]).exp_()
-            block.positives(gradient, start).sub_(2)
-            pairs.add_gradient(block, start, stop, gradient)
+        total += _at_once(pairs, block) if len(strips) == 1 else _in_strips(pairs, block, strips)
     return total / divisor, pairs.gradients(divisor)
 
 
@@ -63,10 +51,64 @@ def one_direction(
             continue
         for start, stop in block.strips(pairs.max_logits):
             logits = pairs.logits(block, start, stop)
-            lse = logits.logsumexp(2)
-            total += lse.sum() - block.positives(logits, start).sum()
+            positives = block.positives(logits, start).clone()
+            largest = logits.amax(2, keepdim=True)
+            exponentials = logits.sub_(largest).exp_()
+            sums = exponentials.sum(2, keepdim=True)
+            total += _cross_entropy(largest.squeeze(2), sums, positives)
             if pairs.differentiable:
-                gradient = logits.sub_(lse[:, :, None]).exp_()
+                gradient = exponentials.div_(sums)
                 block.positives(gradient, start).sub_(1)
                 pairs.add_gradient(block, start, stop, gradient)
     return total / divisor, pairs.gradients(divisor)
+
+
+def _at_once(pairs: Pairs, block: Block) -> Tensor:
+    """Sum over a block's rows and columns; the gradient reuses the exponentials."""
+    logits = pairs.logits(block, 0, block.rows)
+    positives = block.positives(logits, 0).clone()
+    column_largest = logits.amax(1, keepdim=True)
+    by_column = (logits - column_largest).exp_()
+    column_sums = by_column.sum(1, keepdim=True)
+    row_largest = logits.amax(2, keepdim=True)
+    by_row = logits.sub_(row_largest).exp_()
+    row_sums = by_row.sum(2, keepdim=True)
+    if pairs.differentiable:
+        gradient = by_row.div_(row_sums).addcdiv_(by_column, column_sums)
+        block.positives(gradient, 0).sub_(2)
+        pairs.add_gradient(block, 0, block.rows, gradient)
+    by_rows = _cross_entropy(row_largest.squeeze(2), row_sums, positives)
+    return by_rows + _cross_entropy(column_largest.squeeze(1), column_sums, positives)
+
+
+def _in_strips(pairs: Pairs, block: Block, strips: Sequence[tuple[int, int]]) -> Tensor:
+    """The same in the memory of a strip: column sums build up over a first pass, a second takes the gradient."""
+    total = pairs.zeros()
+    shape = block.count, 1, block.columns
+    column_largest = torch.full(shape, torch.finfo(pairs.dtype).min, dtype=pairs.dtype, device=pairs.device)
+    column_sums = torch.zeros_like(column_largest)
+    all_positives, row_parts = [], []
+    for start, stop in strips:
+        logits = pairs.logits(block, start, stop)
+        positives = block.positives(logits, start).clone()
+        before, column_largest = column_largest, torch.maximum(column_largest, logits.amax(1, keepdim=True))
+        column_sums *= (before - column_largest).exp_()
+        column_sums += (logits - column_largest).exp_().sum(1, keepdim=True)
+        row_largest = logits.amax(2, keepdim=True)
+        row_sums = logits.sub_(row_largest).exp_().sum(2, keepdim=True)
+        total += _cross_entropy(row_largest.squeeze(2), row_sums, positives)
+        all_positives.append(positives)
+        row_parts.append((row_largest, row_sums))
+    total += _cross_entropy(column_largest.squeeze(1), column_sums, torch.cat(all_positives, 1))
+    if pairs.differentiable:
+        for (start, stop), (row_largest, row_sums) in zip(strips, row_parts, strict=True):
+            logits = pairs.logits(block, start, stop)
+            by_column = (logits - column_largest).exp_()
+            gradient = logits.sub_(row_largest).exp_().div_(row_sums).addcdiv_(by_column, column_sums)
+            block.positives(gradient, start).sub_(2)
+            pairs.add_gradient(block, start, stop, gradient)
+    return total
+
+
+def _cross_entropy(largest: Tensor, sums: Tensor, positives: Tensor) -> Tensor:
+    return sums.log().sum() + (largest - positives).sum()

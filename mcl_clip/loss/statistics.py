@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from mcl_clip.errors import UserError
 from mcl_clip.loss.captions import caption_ids
 from mcl_clip.loss.gather import gather_all
 from mcl_clip.plan.segments import SegmentLayout
@@ -18,18 +19,18 @@ def negatives(layout: SegmentLayout) -> dict[str, float]:
     }
 
 
-def identical_caption_share(layout: SegmentLayout, text_ids: Tensor, first: int = 0, world_size: int = 1) -> float:
-    """Share of anchors that have a negative with the same caption: false negatives.
+def identical_caption_share(layout: SegmentLayout, text_ids: Tensor, world_size: int = 1) -> float:
+    """Share of a global batch's anchors that have a negative with the same caption: false negatives.
 
-    text_ids: [n, context] token ids of positions [first, first + n). With `world_size` > 1 every rank
-    calls this with its own part, and the captions of all are compared; otherwise what lies outside the
-    given positions is not seen. Reads the device.
+    text_ids: [G/W, context] token ids of this rank's samples, in position order; with several ranks, all of them call
+    this. Reads the device. Raises `UserError` when the captions are not as many as the layout's positions.
     """
     ids = caption_ids(text_ids, len(text_ids))
     if world_size > 1:
-        ids, first = gather_all(ids, world_size), 0
-    ids = ids.cpu()
-    stops = torch.tensor([stop for _, stop in layout.bounds()])
-    segment = torch.searchsorted(stops, torch.arange(first, first + len(ids)), right=True)
-    _, inverse, counts = torch.unique(torch.stack((segment, ids), 1), dim=0, return_inverse=True, return_counts=True)
-    return float((counts[inverse] > 1).double().mean()) if len(ids) else 0.0
+        ids = gather_all(ids, world_size)
+    if len(ids) != layout.size:
+        raise UserError(f"{len(ids)} captions over {world_size} ranks for a segment layout of {layout.size} positions")
+    segments = torch.arange(len(layout.lengths)).repeat_interleave(torch.tensor(layout.lengths))
+    keys = torch.stack((segments, ids.cpu()), 1)
+    _, inverse, counts = torch.unique(keys, dim=0, return_inverse=True, return_counts=True)
+    return float((counts[inverse] > 1).double().mean())
