@@ -166,6 +166,10 @@ def test_what_cannot_be_one_model_is_refused_in_words(tmp_path):
     from open_clip.tokenizer import HFTokenizer
 
     other = HFTokenizer(str(word_tokenizer(tmp_path)), context_length=16)
+    more = HFTokenizer(str(word_tokenizer(tmp_path / "more", "zebra")), context_length=16)
+    assert torch.equal(more(["a cat"]), other(["a cat"]))
+    with pytest.raises(UserError, match="another tokenizer"):
+        FusedCLIP([stage(vit(1), tokenizer=other), stage(vit(2), tokenizer=more)])
     cases = {
         "one image cannot serve both": [stage(vit(1)), stage(vit(2, image_size=48))],
         "one context length": [stage(vit(1)), stage(vit(2, context_length=9))],

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import mcl_clip.models  # noqa: F401  registers the demo's tower
-from mcl_clip.fusion.shared_blocks import SharedTowers, identical, share_tensors
+from mcl_clip.fusion.shared_blocks import SharedTowers, identical, share_tensors, step_key
 from mcl_clip.fusion.tower_steps import Step, image_steps, text_steps
 from tests.tiny_models import TINY, tiny_images, tiny_model
 
@@ -181,3 +181,67 @@ def test_equal_tensors_are_one_in_memory():
     own, theirs = dict(base.named_parameters()), dict(other.named_parameters())
     apart = {name for name in own if own[name] is not theirs[name]}
     assert apart and all(name.startswith("visual.transformer.resblocks.3.") for name in apart)
+
+
+@pytest.mark.parametrize("kind", ["resnet", "timm-conv"])
+@torch.no_grad()
+def test_how_images_were_made_and_how_many_batches_were_seen_do_not_matter(kind):
+    """Json makes lists of tuples, and BatchNorm with frozen statistics comes back with a count of 0."""
+    base = tiny_model(kind, seed=1)
+    base.train()
+    base.encode_image(tiny_images(base, 4))
+    other = copy.deepcopy(base.eval())
+    for module in other.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.num_batches_tracked.zero_()
+    other.visual.preprocess_cfg = {
+        name: list(v) if isinstance(v, tuple) else v for name, v in vars(other.visual)["preprocess_cfg"].items()
+    }
+    other.visual.image_mean, other.output_dict = list(other.visual.image_mean), True
+    shared = towers([base, other], image_steps)
+    assert shared.all_equal
+    assert all(
+        map(torch.equal, shared(tiny_images(base, 2)), [m.encode_image(tiny_images(base, 2)) for m in (base, other)])
+    )
+
+
+@torch.no_grad()
+def test_a_stage_of_blocks_is_taken_apart_where_its_children_are_a_sequence():
+    base = tiny_model("timm-conv", seed=1)
+    stage = base.visual.trunk.stages[2]
+    assert len(stage.blocks) > 1
+    other = changed(base, f"visual.trunk.stages.2.blocks.{len(stage.blocks) - 1}")
+    alone = [model.encode_image(tiny_images(base, 2)) for model in (base, other)]
+    shared = towers([base, other], image_steps)
+    own = 1 + len(base.visual.trunk.stages[3].blocks) + len(list(base.visual.trunk.stages[3].downsample)) + 1
+    assert shared.steps == shared.separate_steps // 2 + own
+    assert all(map(torch.equal, shared(tiny_images(base, 2)), alone)) and not torch.equal(*alone)
+
+
+def test_what_is_neither_parameter_nor_number_counts_too():
+    """Functions of one name, tensors that no one registered, and modules that a list hides."""
+
+    class Hidden(nn.Module):
+        def __init__(self, **attributes):
+            super().__init__()
+            vars(self).update(attributes)
+
+    def function(scale):
+        def f(x, scale=scale):
+            return x * scale
+
+        return f
+
+    same = function(1)
+    for left, right in [
+        ({"f": function(1)}, {"f": function(2)}),
+        ({"t": torch.ones(2)}, {"t": torch.zeros(2)}),
+        ({"m": [nn.Linear(1, 1)]}, {"m": [nn.Linear(1, 1)]}),
+    ]:
+        modules = [Hidden(**left), Hidden(**right)]
+        keys = [step_key(Step(module, (module,))) for module in modules]
+        assert keys[0] != keys[1]
+    for both in ({"f": same}, {"t": torch.ones(2)}, {"f": torch.nn.functional.gelu}, {"f": nn.GELU}):
+        modules = [Hidden(**both), Hidden(**copy.deepcopy(both))]
+        keys = [step_key(Step(module, (module,))) for module in modules]
+        assert keys[0] == keys[1]

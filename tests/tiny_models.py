@@ -82,12 +82,12 @@ def hugging_face_text(directory: Path) -> dict:
     return names | {"hf_proj_type": "mlp", "hf_pooler_type": "mean_pooler", "context_length": 16}
 
 
-def word_tokenizer(directory: Path) -> Path:
-    """A Hugging Face tokenizer over a handful of words, made on the spot."""
+def word_tokenizer(directory: Path, *more: str) -> Path:
+    """A Hugging Face tokenizer over a handful of words and `more`, made on the spot."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    words = ["[PAD]", "[UNK]", "a", "the", "red", "blue", "square", "circle", "photo", "of", "cat", "dog"]
+    words = ["[PAD]", "[UNK]", "a", "the", "red", "blue", "square", "circle", "photo", "of", "cat", "dog", *more]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]")

@@ -3,9 +3,10 @@
 import argparse
 
 from mcl_clip.errors import exit_on_user_error
-from mcl_clip.fusion.files import is_fused, load_fused
+from mcl_clip.fusion.files import load_fused
 from mcl_clip.fusion.hub_export import export_hf
-from mcl_clip.fusion.load import fuse
+from mcl_clip.fusion.load import fuse, fused_directory
+from mcl_clip.fusion.output import check_output
 
 
 @exit_on_user_error
@@ -17,10 +18,14 @@ def main(arguments: list[str] | None = None) -> int:
         'and pipeline("zero-shot-image-classification", model=OUTPUT, trust_remote_code=True).',
         epilog="example: mcl-export-hf runs/NAME/fused --output for-the-hub",
     )
-    parser.add_argument("model", metavar="FUSED_DIR", help="a fused directory, or a stage directory")
+    parser.add_argument(
+        "model", metavar="FUSED_DIR", help="a fused directory, a stage directory, or hf-hub:OWNER/NAME of either"
+    )
     parser.add_argument("--output", required=True, help="directory to write")
     options = parser.parse_args(arguments)
-    model = load_fused(options.model) if is_fused(options.model) else fuse([options.model])
+    check_output(options.output)
+    directory = fused_directory(options.model)
+    model = fuse([options.model]) if directory is None else load_fused(directory)
     export_hf(model, options.output)
     print(f"{options.output}: {model.num_stages} stages for transformers")
     return 0

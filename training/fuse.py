@@ -10,17 +10,21 @@ from mcl_clip.errors import UserError, exit_on_user_error
 from mcl_clip.fusion.combine import FUSIONS
 from mcl_clip.fusion.files import extract_stage, save_fused
 from mcl_clip.fusion.load import fuse
+from mcl_clip.fusion.output import check_output
 
 
 @exit_on_user_error
 def main(arguments: list[str] | None = None) -> int:
     """Fuse stages, or take a fused model apart."""
     options = _parser().parse_args(arguments)
+    if not options.split:
+        check_output(options.output)
+    card = _card(options)
     model = fuse(
         options.stages,
         options.fusion,
         options.weights,
-        _card(options),
+        card,
         pretrained=options.pretrained,
         architecture=options.model,
         quick_gelu=options.force_quick_gelu,
@@ -28,8 +32,11 @@ def main(arguments: list[str] | None = None) -> int:
     if options.select is not None:
         model = model.subset(options.select)
     if options.split:
-        for number in range(model.num_stages):
-            extract_stage(model, number, Path(options.output) / f"stage_{number}" / "model")
+        folders = [Path(options.output) / f"stage_{number}" / "model" for number in range(model.num_stages)]
+        if existing := next((folder for folder in folders if folder.exists()), None):
+            raise UserError(f"{existing} exists: name another --output, nothing is written over")
+        for number, folder in enumerate(folders):
+            extract_stage(model, number, folder)
         print(f"{options.output}: {model.num_stages} stages for open_clip, stage_N/model each")
         return 0
     model = model.collapse() if options.collapse else model
@@ -89,6 +96,8 @@ def _card(options: argparse.Namespace) -> dict:
             card["recipe"] = yaml.safe_load(Path(options.recipe).read_text())
         except (OSError, yaml.YAMLError) as error:
             raise UserError(f"--recipe {options.recipe} cannot be read ({str(error).splitlines()[0]})") from None
+        if not isinstance(card["recipe"], dict):
+            raise UserError(f"--recipe {options.recipe} holds no names with values")
     rows = [row for path in options.scores for row in _rows(path)]
     return card | ({"scores": rows} if rows else {})
 
@@ -96,10 +105,18 @@ def _card(options: argparse.Namespace) -> dict:
 def _rows(path: str) -> list[dict]:
     rows = read_json(path)
     rows = rows if isinstance(rows, list) else [rows]
-    keys = {"dataset", "model", "task", "metrics"}
-    if not all(isinstance(row, dict) and keys <= row.keys() for row in rows):
+    if not rows or not all(map(_is_row, rows)):
         raise UserError(f"--scores {path} holds no rows of {{dataset, model, task, metrics}}")
     return rows
+
+
+def _is_row(row: object) -> bool:
+    return (
+        isinstance(row, dict)
+        and {"dataset", "model", "task", "metrics"} <= row.keys()
+        and isinstance(row["metrics"], dict)
+        and isinstance(row["task"], str)
+    )
 
 
 if __name__ == "__main__":

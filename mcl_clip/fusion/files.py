@@ -1,29 +1,27 @@
 """A fused model on disk: every tensor once, every stage recoverable, nothing that runs code.
 
 mcl_config.json                     format, fusion, which stage's tensor each stage uses, card
-weights.safetensors                 "STAGE/NAME" for each tensor that an earlier stage does not have
+model.safetensors                   "STAGE/NAME" for each tensor that an earlier stage does not have; the logit scale
 stages/STAGE/open_clip_config.json  open_clip's configuration of that stage (tokenizer files beside stage 0's)
 README.md                           the model card
 """
 
-import contextlib
-import copy
-import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from mcl_clip.artifacts import atomic_directory, read_json, sha256_file, write_json
 from mcl_clip.errors import UserError
+from mcl_clip.fusion.build import build_untrained, open_tokenizer
 from mcl_clip.fusion.card import card_text
 from mcl_clip.fusion.collapse import CollapsedCLIP
 from mcl_clip.fusion.fused_model import FusedCLIP
+from mcl_clip.fusion.output import MCL_CONFIG_NAME, check_output
 from mcl_clip.fusion.shared_blocks import identical
 from mcl_clip.fusion.stages import Stage
 from mcl_clip.models.stage_model import (
@@ -36,15 +34,17 @@ from mcl_clip.models.stage_model import (
 )
 
 FORMAT, VERSION = "mcl_clip.fused", 1
-MCL_CONFIG_NAME, FUSED_WEIGHTS_NAME = "mcl_config.json", "model.safetensors"
+FUSED_WEIGHTS_NAME = "model.safetensors"
 _LOW_PRECISIONS = ("fp16", "bf16", "pure_fp16", "pure_bf16")
 
 
 def save_fused(model: FusedCLIP, directory: str | os.PathLike, card: Mapping[str, Any] | None = None) -> None:
     """Write a fused model, atomically; `load_fused` gives it back bit for bit.
 
-    `card` (see `card_text`) replaces the model's own. Raises `UserError` when a tokenizer cannot be stored.
+    `card` (see `card_text`) replaces the model's own. Raises `UserError` when a tokenizer cannot be stored, or
+    `directory` holds anything but an older fused model.
     """
+    check_output(directory)
     card = dict(model.card if card is None else card)
     states = [storable_state(stage) for stage in model.stages]
     owners = [_owners(states, number) for number in range(len(states))]
@@ -54,6 +54,7 @@ def save_fused(model: FusedCLIP, directory: str | os.PathLike, card: Mapping[str
         for name, tensor in state.items()
         if owners[number][name] == number
     }
+    tensors |= {name: getattr(model, name).detach().cpu() for name in _logit_names(model)}
     with atomic_directory(directory) as temporary:
         save_file(tensors, temporary / FUSED_WEIGHTS_NAME)
         for number, stage in enumerate(model.stage_info):
@@ -71,7 +72,7 @@ def save_fused(model: FusedCLIP, directory: str | os.PathLike, card: Mapping[str
             "collapsed": isinstance(model, CollapsedCLIP),
             "stages": [
                 {
-                    "source": stage.source,
+                    "source": _public(stage.source),
                     "tensors_of": {name: at for name, at in owner.items() if at != number},
                 }
                 for number, (stage, owner) in enumerate(zip(model.stage_info, owners, strict=True))
@@ -96,7 +97,7 @@ def load_fused(directory: str | os.PathLike, device: str | torch.device = "cpu",
     for number, entry in enumerate(config["stages"]):
         folder = directory / "stages" / str(number)
         stage_config = read_stage_config(folder)
-        model = _build(folder, stage_config, precision, templates)
+        model = build_untrained(folder, stage_config, precision, templates)
         own = {key.partition("/")[2]: key for key in tensors if key.startswith(f"{number}/")}
         keys = own | {name: f"{owner}/{name}" for name, owner in entry["tensors_of"].items()}
         try:
@@ -105,10 +106,20 @@ def load_fused(directory: str | os.PathLike, device: str | torch.device = "cpu",
         except (KeyError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"{directory}: stage {number} and its tensors do not fit ({reason})") from None
-        tokenizer = stages[0].tokenizer if stages else open_clip.get_tokenizer(f"local-dir:{folder}")
-        stages.append(Stage(model, stage_config, tokenizer, entry["source"]))
+        tokenizer = stages[0].tokenizer if stages else open_tokenizer(folder)
+        stages.append(Stage(model, stage_config, tokenizer, str(entry.get("source", ""))))
     model_class = CollapsedCLIP if config["collapsed"] else FusedCLIP
-    return model_class(stages, config["fusion"], config["weights"], config["card"]).to(device)
+    try:
+        fused = model_class(stages, config["fusion"], config["weights"], config["card"])
+        for name in set(_logit_names(fused)) & tensors.keys():
+            getattr(fused, name).data.copy_(tensors[name].reshape(getattr(fused, name).shape))
+    except UserError:
+        raise
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{directory}: the stages do not make one model ({' '.join(str(error).split())[:200]})"
+        ) from None
+    return fused.to(device)
 
 
 def extract_stage(model: FusedCLIP, number: int, directory: str | os.PathLike) -> None:
@@ -139,14 +150,16 @@ def read_fused_config(directory: str | os.PathLike) -> dict[str, Any]:
         raise UserError(f"{path} is not a fused model of mcl_clip")
     if config.get("version") != VERSION:
         raise UserError(f"{path} has version {config.get('version')}, this mcl_clip reads {VERSION}: upgrade mcl_clip")
-    entries = config.get("stages")
+    entries, weights = config.get("stages"), config.get("weights")
     whole = isinstance(entries, list) and all(
         isinstance(entry, dict)
         and isinstance(entry.get("tensors_of"), dict)
         and all(isinstance(owner, int) for owner in entry["tensors_of"].values())
         for entry in entries
     )
-    if not whole or not {"fusion", "weights", "collapsed", "sha256", "card"} <= config.keys():
+    numbers = isinstance(weights, list) and all(isinstance(weight, int | float) for weight in weights)
+    whole = whole and (weights is None or numbers) and isinstance(config.get("card"), dict)
+    if not whole or not {"fusion", "weights", "collapsed", "sha256"} <= config.keys():
         raise UserError(f"{path} is not whole; fuse the stages again with mcl-fuse")
     return config
 
@@ -156,12 +169,14 @@ def _read_weights(directory: Path, config: Mapping[str, Any]) -> dict[str, torch
     if not path.is_file():
         raise UserError(f"{directory} has no {FUSED_WEIGHTS_NAME}; copy it beside {MCL_CONFIG_NAME}")
     try:
-        tensors = load_file(path)
+        mapped = load_file(path)
     except SafetensorError as error:
         raise UserError(f"{path} is truncated or no safetensors file ({error}); copy it again") from None
     if sha256_file(path) != config["sha256"]:
         raise UserError(f"{path} is not the file that {MCL_CONFIG_NAME} was written with (SHA-256 differs)")
-    return tensors
+    # A matrix-vector product on the CPU adds in another order when a matrix is not aligned to 16 bytes, as tensors
+    # in a mapped file are not: copies make a batch of one equal to the stage's own, and outlive the file.
+    return {name: tensor.clone() for name, tensor in mapped.items()}
 
 
 def _owners(states: list[dict[str, torch.Tensor]], number: int) -> dict[str, int]:
@@ -176,30 +191,10 @@ def _owners(states: list[dict[str, torch.Tensor]], number: int) -> dict[str, int
     }
 
 
-def _build(folder: Path, config: Mapping[str, Any], precision: str, templates: dict[str, Any]) -> Any:
-    """An untrained model of a stage's architecture; equal architectures are built once and copied."""
-    key = repr(config["model_cfg"]) + repr(config.get("preprocess_cfg"))
-    if key not in templates:
-        try:
-            with torch.random.fork_rng(devices=[]), _silent_factory():
-                name = f"local-dir:{folder}"
-                templates[key] = open_clip.create_model(name, precision=precision, load_weights=False)
-        except Exception as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(f"{folder} does not describe a model that open_clip can build ({reason})") from None
-    return copy.deepcopy(templates[key])
+def _logit_names(model: FusedCLIP) -> list[str]:
+    return ["logit_scale"] if model.logit_bias is None else ["logit_scale", "logit_bias"]
 
 
-@contextlib.contextmanager
-def _silent_factory() -> Iterator[None]:
-    """Drop open_clip's warning that the model it builds has no weights yet."""
-
-    def keep(record: logging.LogRecord) -> bool:
-        return record.module != "factory"
-
-    root = logging.getLogger()
-    root.addFilter(keep)
-    try:
-        yield
-    finally:
-        root.removeFilter(keep)
+def _public(source: str) -> str:
+    """Where a stage came from, without the directories of the machine that it was on."""
+    return "/".join(Path(source).parts[-2:]) if os.path.isabs(source) else source

@@ -75,7 +75,7 @@ class FusedCLIP(nn.Module):
         self.dims = [int(config["embed_dim"]) for config in (stage.config["model_cfg"] for stage in stages)]
         self.visual = FusedVisual(stages[0], self._image_towers, self.fuse_images, self._embed_dim())
         self.context_length = models[0].context_length
-        self.vocab_size = models[0].vocab_size
+        self.vocab_size = getattr(models[0], "vocab_size", None)
         shares = weight_shares(len(stages), self.weights)
         self.logit_scale = nn.Parameter(_mean([model.logit_scale for model in models], shares))
         biases = [model.logit_bias for model in models]
@@ -155,7 +155,9 @@ class FusedCLIP(nn.Module):
         """A model of one stage's embedding size with the same scores; `UserError` when text towers differ."""
         from mcl_clip.fusion.collapse import CollapsedCLIP
 
-        return CollapsedCLIP(self.stage_info, self.fusion, self.weights, self.card, self.output_dict)
+        collapsed = CollapsedCLIP(self.stage_info, self.fusion, self.weights, self.card, self.output_dict)
+        collapsed.logit_scale, collapsed.logit_bias = self.logit_scale, self.logit_bias
+        return collapsed
 
     def fuse_images(self, embeddings: list[Tensor], normalize: bool = False) -> Tensor:
         """The image embedding from what `stage_embeddings` gave."""

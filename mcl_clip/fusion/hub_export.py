@@ -11,6 +11,7 @@ import mcl_clip
 from mcl_clip.artifacts import atomic_directory, write_json
 from mcl_clip.fusion.files import save_fused
 from mcl_clip.fusion.fused_model import FusedCLIP
+from mcl_clip.fusion.output import check_output
 
 MODULE = "modeling_mcl_clip"
 _IMPORT = re.compile(r"^(\s*)from mcl_clip((?:\.\w+)+) import", re.MULTILINE)
@@ -32,8 +33,10 @@ def export_hf(model: FusedCLIP, directory: str | os.PathLike) -> None:
     """Write `model` for `AutoModel.from_pretrained(directory, trust_remote_code=True)`, atomically.
 
     The directory holds the fused model as `save_fused` writes it, and besides it a configuration, an image
-    processor, a tokenizer and the code they name. `load_fused` reads it as well.
+    processor, a tokenizer and the code they name. `load_fused` reads it as well. `UserError` when `directory`
+    holds anything but an older fused model.
     """
+    check_output(directory)
     stage = model.stage_info[0]
     sigmoid = model.logit_bias is not None
     model_class, config_class = ("MCLSiglipModel", "MCLSiglipConfig") if sigmoid else ("MCLModel", "MCLClipConfig")

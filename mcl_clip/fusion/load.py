@@ -6,15 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_download, snapshot_download
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub import hf_hub_download, snapshot_download, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from torch import nn
 
 from mcl_clip.errors import UserError
-from mcl_clip.fusion.files import MCL_CONFIG_NAME, is_fused, load_fused
+from mcl_clip.fusion.files import is_fused, load_fused
 from mcl_clip.fusion.fused_model import FusedCLIP
+from mcl_clip.fusion.output import MCL_CONFIG_NAME
 from mcl_clip.fusion.stages import Stage
 from mcl_clip.fusion.take_over import open_stage
+from mcl_clip.models.stage_model import CONFIG_NAME
+
+PRECISIONS = ("fp32", "amp", "amp_bf16", "amp_bfloat16", "bf16", "fp16", "pure_bf16", "pure_fp16")
 
 
 def load(
@@ -31,7 +35,10 @@ def load(
     `fusion`; `pretrained` is then one word for all names, or one a name by comma. Raises `UserError` when
     it cannot be had.
     """
-    sources = [str(spec)] if Path(spec).exists() else str(spec).split(",")
+    check_placement(device, precision)
+    sources = [str(spec)] if os.path.exists(spec) else str(spec).split(",")
+    if not all(sources):
+        raise UserError(f"'{spec}' names no model: give a directory or a name, several separated by one comma each")
     if len(sources) == 1 and (directory := fused_directory(sources[0])) is not None:
         model = load_fused(directory, device, precision)
         return model, model.preprocess, model.tokenizer
@@ -40,6 +47,17 @@ def load(
         return stages[0].model, stages[0].preprocess, stages[0].tokenizer
     fused = FusedCLIP(stages, fusion).to(device)
     return fused, fused.preprocess, fused.tokenizer
+
+
+def check_placement(device: str | torch.device, precision: str) -> None:
+    """`UserError` when open_clip has no such precision (it would take fp32), or this machine no such device."""
+    if precision not in PRECISIONS:
+        raise UserError(f"--precision is one of {', '.join(PRECISIONS)}, not {precision}")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise UserError(f"--device {device} cannot be used here ({reason})") from None
 
 
 def fuse(
@@ -63,7 +81,7 @@ def open_stages(
 ) -> list[Stage]:
     """The stages that sources stand for, in order; `options` are those of `open_stage`."""
     tags = pretrained.split(",") if pretrained else [None]
-    names = [source for source in map(str, sources) if not Path(source).exists() and not source.startswith("hf-hub:")]
+    names = [source for source in map(str, sources) if not os.path.exists(source) and not source.startswith("hf-hub:")]
     if len(tags) not in (1, len(names)):
         raise UserError(f"--pretrained names {len(tags)} weights for {len(names)} model names; give one, or one a name")
     queue = iter(tags * len(names) if len(tags) == 1 else tags)
@@ -82,12 +100,20 @@ def fused_directory(source: str) -> Path | None:
     else."""
     if source.startswith("hf-hub:"):
         name = source.removeprefix("hf-hub:")
+        wanted = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
         try:
             hf_hub_download(name, MCL_CONFIG_NAME)
+            return Path(snapshot_download(name, allow_patterns=wanted))
+        except LocalEntryNotFoundError as error:  # no network; a plain stage may still be in the cache
+            if isinstance(try_to_load_from_cache(name, CONFIG_NAME), str):
+                return None
+            raise UserError(f"{source} is not in the hub's cache and cannot be fetched ({_line(error)})") from None
         except EntryNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            raise UserError(f"{source} cannot be fetched ({str(error).strip().splitlines()[0][:200]})") from None
-        wanted = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
-        return Path(snapshot_download(name, allow_patterns=wanted))
+            raise UserError(f"{source} cannot be fetched ({_line(error)})") from None
     return Path(source) if is_fused(source) else None
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import types
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
@@ -9,10 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mcl_clip.fusion.tower_steps import Step
 
-_MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))
+# How images were made and how outputs are packed is said beside the towers; it changes no embedding.
+_NOT_COMPUTED = frozenset(vars(nn.Module())) | {"preprocess_cfg", "image_mean", "image_std", "output_dict"}
 
 
 def share_tensors(models: Sequence[nn.Module]) -> None:
@@ -123,26 +126,30 @@ def _count(node: _Node) -> int:
 def step_key(step: Step) -> Hashable:
     """Equal for two steps that compute the same: function, tensors (by identity) and configuration."""
     tensors: list[int] = []
-    configuration = [_describe(step.run, 0), _attributes(step.root, 0) if step.root is not None else ""]
+    configuration = [_describe(_bound(step.run), 0), _attributes(step.root, 0) if step.root is not None else ""]
     for part in step.parts:
         if isinstance(part, nn.Module):
             for path, module in part.named_modules():
                 configuration.append(f"{path}:{_attributes(module, 0)}")
-                tables = (*module._parameters.values(), *module._buffers.values())
-                tensors.extend(0 if tensor is None else id(tensor) for tensor in tables)
+                tensors.extend(0 if tensor is None else id(tensor) for tensor in _tensors(module))
         else:
             tensors.append(0 if part is None else id(part))
     return tuple(tensors), "\n".join(configuration)
 
 
+def _tensors(module: nn.Module) -> list[Tensor | None]:
+    """What a module computes with. BatchNorm's count of batches is none of it: it only serves training, and a
+    stage trained with frozen statistics comes back without it."""
+    buffers = module._buffers
+    if isinstance(module, _BatchNorm):
+        buffers = {name: buffer for name, buffer in buffers.items() if name != "num_batches_tracked"}
+    return [*module._parameters.values(), *buffers.values()]
+
+
 def _attributes(module: nn.Module, depth: int) -> str:
     if module._forward_hooks or module._forward_pre_hooks:
         return f"{id(module)}"
-    own = {
-        name: value
-        for name, value in vars(module).items()
-        if name not in _MODULE_ATTRIBUTES and not isinstance(value, nn.Module | Tensor)
-    }
+    own = {name: value for name, value in vars(module).items() if name not in _NOT_COMPUTED}
     return f"{type(module).__module__}.{type(module).__qualname__}{_describe(own, depth)}"
 
 
@@ -157,13 +164,18 @@ def _describe(value: Any, depth: int) -> str:
     if isinstance(value, list | tuple | set | frozenset):
         return f"{type(value).__name__}[" + ",".join(_describe(item, depth + 1) for item in value) + "]"
     if isinstance(value, functools.partial):
-        arguments = [item for item in value.args if not isinstance(item, nn.Module)]
-        return _describe([value.func, arguments, value.keywords], depth + 1)
-    callables = types.FunctionType | types.BuiltinFunctionType | types.MethodType | type
-    if isinstance(value, callables) and not getattr(value, "__closure__", None):
-        return f"{value.__module__}.{value.__qualname__}"
-    if isinstance(value, nn.Module):
-        return f"{type(value).__module__}.{type(value).__qualname__}"
+        return _describe([value.func, [_bound(item) for item in value.args], value.keywords], depth + 1)
+    if isinstance(value, types.MethodType):
+        return _describe([value.__func__, _bound(value.__self__)], depth + 1)
+    if isinstance(value, Tensor):
+        content = hashlib.sha256(_bits(value).cpu().numpy().tobytes()).hexdigest()
+        return f"tensor {value.dtype}{tuple(value.shape)}{content}"
     if dataclasses.is_dataclass(value) or hasattr(value, "to_dict"):
         return f"{type(value).__qualname__}{_describe(vars(value), depth + 1)}"
     return f"object {id(value)}"
+
+
+def _bound(value: Any) -> Any:
+    """What a function is bound to; of a module the class, since its tensors and attributes are a step's parts
+    and root."""
+    return type(value) if isinstance(value, nn.Module) else value

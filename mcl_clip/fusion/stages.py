@@ -66,10 +66,16 @@ def check_stages(stages: Sequence[Stage]) -> None:
                     f"{who} reads {others.shape[1]} tokens, stage 0 {tokens.shape[1]}: "
                     "fuse stages of one context length"
                 )
-            if not torch.equal(tokens, others):
+            if not torch.equal(tokens, others) or vocabulary(stage.tokenizer) != vocabulary(first.tokenizer):
                 raise UserError(f"{who} has another tokenizer than stage 0: fuse stages that share it")
         if (stage.model.logit_bias is None) != (first.model.logit_bias is None):
             raise UserError(f"{who} and stage 0 differ in form: one is sigmoid (SigLIP), the other softmax (CLIP)")
+
+
+def vocabulary(tokenizer: Any) -> dict[str, int]:
+    """Tokens and their numbers of an open_clip tokenizer; empty when it does not tell."""
+    inner: Any = getattr(tokenizer, "tokenizer", None)
+    return dict(inner.get_vocab() if hasattr(inner, "get_vocab") else getattr(tokenizer, "encoder", {}))
 
 
 def _tokens(tokenizer: Any) -> torch.Tensor:

@@ -38,7 +38,9 @@ def open_stage(
             model, _, tokenizer = load_stage_model(directory, device, precision)
             return Stage(model, read_stage_config(directory), tokenizer, str(source))
     if path.is_dir():
-        raise UserError(f"{source} is not a stage directory: it has no {CONFIG_NAME}")
+        inside = next((name for name in ("fused", "stage_0") if (path / name).is_dir()), None)
+        hint = f"; it is a run: name {path / inside}" if inside else ""
+        raise UserError(f"{source} is not a stage directory: it has no {CONFIG_NAME}{hint}")
     if path.is_file():
         if architecture is None:
             raise UserError(f"{source} is a checkpoint: name its architecture with --model, as open_clip calls it")
@@ -93,6 +95,8 @@ def _failures_in_words(source: str) -> Iterator[None]:
             yield
     except Exception as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        if "weights_only" in str(error):
+        if "TorchScript" in str(error):
+            lines = ["it is a TorchScript archive, which holds code; save its state dict, or use the tag openai"]
+        elif "weights_only" in str(error):
             lines = ["it holds Python objects besides tensors, which would run code; save the state dict alone"]
         raise UserError(f"{source} cannot be loaded: {' '.join(lines[:2])[:300]}") from None

@@ -17,6 +17,9 @@ from open_clip.transformer import TextTransformer, Transformer, VisionTransforme
 from timm.models.vision_transformer import VisionTransformer as TimmVisionTransformer
 from torch import Tensor, nn
 
+# What calling modules in an order that is not theirs may raise.
+_NO_SEQUENCE = (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
+
 
 @dataclass(frozen=True)
 class Step:
@@ -41,11 +44,8 @@ def image_steps(model: Any, split: bool = True) -> list[Step]:
         return whole
     size = visual.image_size
     height, width = (size, size) if isinstance(size, int) else size
-    # Half precision leaves class and position embeddings in float32; a convolution has the dtype of the images.
-    parameters = list(visual.parameters())
-    example = next((parameter for parameter in parameters if parameter.ndim == 4), parameters[0])
-    generator = torch.Generator().manual_seed(0)
-    probe = torch.randn(1, 3, height, width, generator=generator).to(example.device, example.dtype)
+    probe = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+    probe = probe.to(*_reads(visual))
     if type(visual) is VisionTransformer:
         steps = _vit_steps(visual)
     elif type(visual) is ModifiedResNet:
@@ -96,11 +96,16 @@ def _same(steps: list[Step], whole: list[Step], probe: Tensor) -> bool:
     """Whether the steps give the tower's own result; steps written for another open_clip may not even run."""
     if not steps:
         return False
-    expected = run_steps(whole, probe)
     try:
-        return torch.equal(run_steps(steps, probe), expected)
-    except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+        return torch.equal(run_steps(steps, probe), run_steps(whole, probe))
+    except _NO_SEQUENCE:
         return False
+
+
+def _reads(visual: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """Device and type of the images that a tower reads; norms and class tokens may stay fp32 beside half weights."""
+    example = next((p for p in visual.parameters() if p.ndim == 4), next(visual.parameters()))
+    return example.device, example.dtype
 
 
 def _vit_steps(visual: Any) -> list[Step]:
@@ -138,35 +143,51 @@ def _timm_steps(tower: Any, probe: Tensor) -> list[Step]:
         body = [embeds, *(Step(block, (block,)) for block in (*trunk.blocks, trunk.norm))]
         rest: tuple = tuple(getattr(trunk, name, None) for name in outputs[2:])
     else:
-        layers = _sequential_layers(trunk, probe)
-        body = [Step(layer, (layer,)) for layer in layers]
-        rest = tuple(part for _, part in _direct_parts(trunk) if not isinstance(part, nn.Module) or part not in layers)
+        body = _trunk_layers(trunk, probe)
+        rest = tuple(part for _, part in _direct_parts(trunk))
     return [*body, Step(partial(_timm_head, tower), (*rest, tower.head), trunk)] if body else []
 
 
-def _sequential_layers(trunk: Any, probe: Tensor) -> list[nn.Module]:
-    """The leading children of a trunk that, called in turn, give its features; none when it is no
-    sequence."""
+def _trunk_layers(trunk: Any, probe: Tensor) -> list[Step]:
+    """The leading children of a trunk that, called in turn, give its features; none when it is no sequence."""
     if any(True for _ in trunk.parameters(recurse=False)):
         return []
-    features, state, layers = trunk.forward_features(probe), probe, []
-    for layer in _flattened(trunk.children()):
+    features, state, steps = trunk.forward_features(probe), probe, []
+    for layer in trunk.children():
         try:
-            state = layer(state)
-        except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):
+            more, state = _layer_steps(layer, state)
+        except _NO_SEQUENCE:
             return []
-        layers.append(layer)
+        steps += more
         if isinstance(state, Tensor) and state.shape == features.shape and torch.equal(state, features):
-            return layers
+            return steps
     return []
 
 
-def _flattened(modules: Iterable[nn.Module]) -> Iterable[nn.Module]:
-    for module in modules:
-        if type(module) is nn.Sequential:
-            yield from _flattened(module)
-        else:
-            yield module
+def _layer_steps(layer: nn.Module, state: Tensor) -> tuple[list[Step], Tensor]:
+    """A layer as steps, and its result. Where its children in turn give that result, they are the steps (a stage of
+    ConvNeXt or Swin is downsampling, then blocks); otherwise it is one step."""
+    if type(layer) is nn.Sequential:
+        return _in_turn(layer, state.clone())
+    whole, result = [Step(layer, (layer,))], layer(state.clone())
+    own_tensors = (*layer._parameters, *layer._buffers)
+    if own_tensors or not any(type(child) is nn.Sequential for child in layer.children()):
+        return whole, result
+    try:
+        steps, last = _in_turn(layer, state.clone())
+    except _NO_SEQUENCE:
+        return whole, result
+    if not torch.equal(last, result):
+        return whole, result
+    return [Step(step.run, step.parts, step.root or layer) for step in steps], result
+
+
+def _in_turn(layers: nn.Module, state: Tensor) -> tuple[list[Step], Tensor]:
+    steps: list[Step] = []
+    for layer in layers.children():
+        more, state = _layer_steps(layer, state)
+        steps += more
+    return steps, state
 
 
 def _direct_parts(module: nn.Module) -> list[tuple[str, nn.Module | Tensor | None]]:

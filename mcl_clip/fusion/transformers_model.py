@@ -22,6 +22,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_ZERO_SHOT_IMAGE_CLA
 from transformers.utils import ModelOutput
 
 from mcl_clip.fusion.files import load_fused
+from mcl_clip.fusion.stages import vocabulary
 
 
 class MCLClipConfig(PretrainedConfig):
@@ -152,8 +153,7 @@ class MCLTokenizer(PreTrainedTokenizer):
 
     def get_vocab(self) -> dict[str, int]:
         """Tokens and their numbers."""
-        inner = getattr(self.open_clip, "tokenizer", None)
-        return dict(self.open_clip.encoder if inner is None else inner.get_vocab())
+        return vocabulary(self.open_clip)
 
 
 def _directory(name: str | os.PathLike, **kwargs: Any) -> Path:

@@ -1,0 +1,51 @@
+"""Models and tokenizers from a folder's open_clip_config.json alone: the weights of a fused model lie elsewhere."""
+
+import contextlib
+import copy
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+
+from mcl_clip.errors import UserError
+
+
+def open_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a stage's folder; `UserError` when open_clip cannot load it."""
+    try:
+        return open_clip.get_tokenizer(f"local-dir:{folder}")
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{folder} has no tokenizer that open_clip can load ({reason}); copy it again") from None
+
+
+def build_untrained(folder: Path, config: Mapping[str, Any], precision: str, templates: dict[str, Any]) -> Any:
+    """An untrained model of a stage's architecture; equal architectures are built once and copied."""
+    key = repr(config["model_cfg"]) + repr(config.get("preprocess_cfg"))
+    if key not in templates:
+        try:
+            with torch.random.fork_rng(devices=[]), _silent_factory():
+                name = f"local-dir:{folder}"
+                templates[key] = open_clip.create_model(name, precision=precision, load_weights=False)
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{folder} does not describe a model that open_clip can build ({reason})") from None
+    return copy.deepcopy(templates[key])
+
+
+@contextlib.contextmanager
+def _silent_factory() -> Iterator[None]:
+    """Drop open_clip's warning that the model it builds has no weights yet."""
+
+    def keep(record: logging.LogRecord) -> bool:
+        return record.module != "factory"
+
+    root = logging.getLogger()
+    root.addFilter(keep)
+    try:
+        yield
+    finally:
+        root.removeFilter(keep)
