@@ -124,6 +124,8 @@ def test_a_pickle_that_runs_code_is_refused_and_did_not_run(tmp_path, names):
 def test_what_does_not_fit_is_refused_with_the_reason(tmp_path, names):
     path = checkpoint(tiny_model("resnet", seed=1), tmp_path / "a.pt", "bare")
     torch.save({}, tmp_path / "empty.pt")
+    torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "script.pt"))
+    (tmp_path / "run" / "fused").mkdir(parents=True)
     (tmp_path / "short.pt").write_bytes(path.read_bytes()[:2000])
     for source, options, reason in [
         (path, {}, "--model"),
@@ -135,6 +137,8 @@ def test_what_does_not_fit_is_refused_with_the_reason(tmp_path, names):
         ("tiny", {"pretrained": "openai"}, "neither a file nor a tag"),
         ("no-such-model", {"pretrained": "openai"}, "nor an open_clip model name"),
         (tmp_path, {}, "not a stage directory"),
+        (tmp_path / "run", {}, "it is a run: name .*fused"),
+        (tmp_path / "script.pt", {"architecture": "tiny"}, "TorchScript"),
     ]:
         with pytest.raises(UserError, match=reason):
             open_stage(source, **options)
@@ -164,5 +168,5 @@ def test_fused_models_and_stages_from_the_hubs_cache(tmp_path, monkeypatch):
     assert torch.equal(model.encode_image(images), single.encode_image(images))
     model, _, _ = mcl_clip.load("hf-hub:owner/fused,hf-hub:owner/stage")
     assert model.num_stages == 3
-    with pytest.raises(UserError, match="cannot be loaded"):
+    with pytest.raises(UserError, match="not in the hub's cache and cannot be fetched"):
         mcl_clip.load("hf-hub:owner/other")

@@ -16,6 +16,7 @@ def card_text(config: Mapping[str, Any], model: Any) -> str:
     """
     card = config["card"]
     name = card.get("name", "Fused multistage CLIP")
+    sources = [stage["source"] for stage in config["stages"]]
     license_name = card.get("license", "other")
     front: dict[str, Any] = {"tags": TAGS, "license": license_name, "library_name": "mcl_clip"}
     if license_name == "other":
@@ -43,14 +44,14 @@ def card_text(config: Mapping[str, Any], model: Any) -> str:
         "model, preprocess, tokenizer = mcl_clip.load(PATH)",
         "```",
         "",
-        f"Base model: {base or model.stage_info[0].source or 'not stated'}.",
+        f"Base model: {base or sources[0] or 'not stated'}.",
         "",
         "| stage | from | embedding size | weight |",
         "|---|---|---|---|",
     ]
     weights = config["weights"] or [1] * model.num_stages
-    for number, (stage, dim, weight) in enumerate(zip(model.stage_info, model.dims, weights, strict=True)):
-        lines.append(f"| {number} | {stage.source or 'not stated'} | {dim} | {weight:g} |")
+    for number, (source, dim, weight) in enumerate(zip(sources, model.dims, weights, strict=True)):
+        lines.append(f"| {number} | {source or 'not stated'} | {dim} | {weight:g} |")
     for tower, steps in model.sharing.items():
         lines += [
             "",

@@ -154,7 +154,8 @@ def _attributes(module: nn.Module, depth: int) -> str:
 
 
 def _describe(value: Any, depth: int) -> str:
-    """Text that is equal for equal configuration; an object that cannot be read is equal to itself only."""
+    """Text that is equal for equal configuration; an object that cannot be read is equal to itself only:
+    functions and classes are such."""
     if value is None or isinstance(value, bool | int | float | complex | str | bytes | torch.dtype | torch.device):
         return repr(value)
     if depth > 8:
@@ -170,7 +171,7 @@ def _describe(value: Any, depth: int) -> str:
     if isinstance(value, Tensor):
         content = hashlib.sha256(_bits(value).cpu().numpy().tobytes()).hexdigest()
         return f"tensor {value.dtype}{tuple(value.shape)}{content}"
-    if dataclasses.is_dataclass(value) or hasattr(value, "to_dict"):
+    if not isinstance(value, type) and (dataclasses.is_dataclass(value) or hasattr(value, "to_dict")):
         return f"{type(value).__qualname__}{_describe(vars(value), depth + 1)}"
     return f"object {id(value)}"
 
