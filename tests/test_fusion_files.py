@@ -142,7 +142,7 @@ def test_the_card_has_what_the_hub_reads(stages, tmp_path):
         {"dataset": "mmvp", "model": "stage_0", "task": "mmvp", "metrics": {"pair_accuracy": 0.2}},
     ]
     (tmp_path / "scores.json").write_text(json.dumps(rows))
-    (tmp_path / "recipe.yaml").write_text("mcl_stages: 2\n")
+    (tmp_path / "recipe.yaml").write_text("mcl_stages: 2\nday: 2024-02-03\n")
     arguments = [
         *map(str, stages),
         "--output",
@@ -225,6 +225,7 @@ def test_a_stage_configuration_that_open_clip_cannot_build_is_refused(fused):
 
 def test_the_command_says_what_is_wrong(stages, tmp_path, capsys):
     (tmp_path / "list.yaml").write_text("- 1\n")
+    (tmp_path / "nan.json").write_text('[{"dataset": "a", "model": "b", "task": "c", "metrics": {"x": NaN}}]')
     (tmp_path / "rows.json").write_text('[{"dataset": "a", "model": "b", "task": "c", "metrics": 3}]')
     for arguments, reason in [
         ([str(tmp_path)], "not a stage directory"),
@@ -234,6 +235,7 @@ def test_the_command_says_what_is_wrong(stages, tmp_path, capsys):
         ([str(stages[0]), "--recipe", str(tmp_path / "none.yaml")], "--recipe"),
         ([str(stages[0]), "--recipe", str(tmp_path / "list.yaml")], "--recipe"),
         ([str(stages[0]), "--scores", str(tmp_path / "rows.json")], "--scores"),
+        ([str(stages[0]), "--scores", str(tmp_path / "nan.json")], "not finite"),
     ]:
         with pytest.raises(SystemExit) as exit_:
             main([*arguments, "--output", str(tmp_path / "out")])

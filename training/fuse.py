@@ -1,6 +1,7 @@
 """mcl-fuse: stages in, one model out."""
 
 import argparse
+import json
 from pathlib import Path
 
 import yaml
@@ -99,7 +100,10 @@ def _card(options: argparse.Namespace) -> dict:
         if not isinstance(card["recipe"], dict):
             raise UserError(f"--recipe {options.recipe} holds no names with values")
     rows = [row for path in options.scores for row in _rows(path)]
-    return card | ({"scores": rows} if rows else {})
+    try:
+        return json.loads(json.dumps(card | ({"scores": rows} if rows else {}), default=str, allow_nan=False))
+    except ValueError:
+        raise UserError("--scores or --recipe hold a number that is not finite, which JSON has no word for") from None
 
 
 def _rows(path: str) -> list[dict]:
