@@ -69,7 +69,7 @@ def models(directory):
     conv = open_clip.create_model("mcl-tiny-conv").eval()
     config = {"model_cfg": open_clip.get_model_config("mcl-tiny-conv"), "preprocess_cfg": conv.visual.preprocess_cfg}
     yield "conv", FusedCLIP([Stage(conv, config, open_clip.get_tokenizer("mcl-tiny-conv"))])
-    words = HFTokenizer(str(word_tokenizer(directory / "words")), context_length=16)
+    words = HFTokenizer(str(word_tokenizer(directory / "tokenizer")), context_length=16)
     named = stage(vit(2), tokenizer=words)
     named.config["model_cfg"]["text_cfg"]["hf_tokenizer_name"] = "owner/words"
     yield "words", FusedCLIP([named])

@@ -91,7 +91,8 @@ def _failures_in_words(source: str) -> Iterator[None]:
     """Open_clip's many exceptions for a checkpoint that is damaged, foreign or not at hand, as one line."""
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="QuickGELU mismatch")
+            for message in ("QuickGELU mismatch", "'torch.load' received a zip file"):
+                warnings.filterwarnings("ignore", message=message)
             yield
     except Exception as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
