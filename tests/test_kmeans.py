@@ -2,6 +2,7 @@ import faiss
 import numpy as np
 import pytest
 
+from mcl_clip.clustering import kmeans
 from mcl_clip.clustering.kmeans import assign, fit_kmeans
 from mcl_clip.errors import UserError
 
@@ -41,6 +42,31 @@ def test_centroids_are_a_fixed_point_of_lloyd_on_all_points():
     assert np.allclose(lloyd(points, found.centroids), found.centroids, atol=1e-4)
 
 
+def test_the_winner_on_a_sample_is_finished_on_every_point(monkeypatch):
+    points = blobs(6000, 40, 16, 0.15)
+    whole = fit_kmeans(points, 5, seed=3, iterations=100)
+    monkeypatch.setattr(kmeans, "SAMPLE", 1500)
+    monkeypatch.setattr(kmeans, "FEWEST", 50)
+    found = fit_kmeans(points, 5, seed=3)
+    assert (found.sample, whole.sample, sum(found.sizes)) == (1500, 6000, 6000)
+    assert found.objective == pytest.approx(float(np.mean(assign(points, found.centroids)[1].astype(np.float64) ** 2)))
+    assert found.objective < 1.02 * whole.objective
+    assert np.abs(lloyd(points, found.centroids) - found.centroids).max() < 0.01
+    with monkeypatch.context() as patch:
+        patch.setattr(kmeans, "FINISH", 0)
+        rough = fit_kmeans(points, 5, seed=3)
+    assert found.objective < rough.objective
+
+
+def test_a_sample_of_too_many_equal_points_gives_way_to_all(monkeypatch):
+    points = np.repeat(blobs(3, 3, 8, 0.1), 40, axis=0)
+    monkeypatch.setattr(kmeans, "SAMPLE", 3)
+    monkeypatch.setattr(kmeans, "FEWEST", 1)
+    found = [fit_kmeans(points, 3, seed=seed, restarts=10) for seed in range(8)]
+    assert {each.sample for each in found} == {3, 120}
+    assert all(each.sizes == (40, 40, 40) for each in found)
+
+
 def test_assign_agrees_with_a_double_loop():
     points, centroids = blobs(257, 7, 6, 0.5), blobs(9, 9, 6, 0.5, seed=2)
     cluster, distance = assign(points, centroids, block=100)
@@ -52,7 +78,7 @@ def test_assign_agrees_with_a_double_loop():
 
 
 def test_same_seed_same_bits_under_any_number_of_threads():
-    points = blobs(20_000, 30, 64, 0.1)
+    points = blobs(40_000, 30, 32, 0.1)
     found = []
     before = faiss.omp_get_max_threads()
     for threads in (1, 3, 1):

@@ -1,0 +1,62 @@
+"""Time a sample from tar to feature, over that of the model alone on tensors that are decoded already.
+
+The bare pass is what one would write: whole batches through the model, PyTorch's own threads. Rounds alternate.
+"""
+
+import argparse
+import statistics
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import torch
+from tqdm import tqdm
+
+from benchmarks.clustering.clock import timed
+from benchmarks.clustering.shards import index_of, jpeg
+from mcl_clip.clustering.encoder import Encoder
+from mcl_clip.clustering.features import embed
+from mcl_clip.loading.augment import eval_transform
+from mcl_clip.loading.normalize import Normalize
+from mcl_clip.shards.manifest import Manifest
+
+
+def measure(options: argparse.Namespace, folder: Path) -> dict:
+    """Milliseconds a sample of both; `decode_ms` is what one core needs for one image."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(options.seed)
+        model = open_clip.create_model(options.model).to(options.device).eval()
+    transform = eval_transform(model.visual.preprocess_cfg)
+    prepare = Normalize(transform.mean, transform.std).to(options.device)
+    encoder = Encoder(model, transform, prepare, open_clip.get_tokenizer(options.model), precision=options.precision)
+    images = [jpeg((500, 375), options.seed, number) for number in range(options.images)]
+    manifest = index_of(images, folder, shard_size=-(-options.images // 2))
+    decode_s, pixels = timed(lambda: [transform(data)[0] for data in images])
+    starts = range(0, options.images, options.batch_size)
+    batches = [torch.stack(pixels[start : start + options.batch_size]) for start in starts]
+    _forward(encoder, batches[:1])
+    extraction, forward = [], []
+    for _ in tqdm(range(options.rounds), "extraction", leave=False, disable=None):
+        extraction.append(timed(lambda: _extract(encoder, manifest, options))[0])
+        forward.append(timed(lambda: _forward(encoder, batches))[0])
+    ratios = [whole / bare for whole, bare in zip(extraction, forward, strict=True)]
+    return {
+        "extraction_overhead": round(statistics.median(ratios), 3),
+        "extraction_overhead_by_round": [round(ratio, 3) for ratio in ratios],
+        "extraction_ms": round(1e3 * statistics.median(extraction) / options.images, 2),
+        "forward_ms": round(1e3 * statistics.median(forward) / options.images, 2),
+        "decode_ms": round(1e3 * decode_s / options.images, 2),
+        "image_kb": round(sum(map(len, images)) / options.images / 1000, 1),
+    }
+
+
+def _extract(encoder: Encoder, manifest: Manifest, options: argparse.Namespace) -> None:
+    requests = [(shard, np.arange(manifest.shard_size[shard])) for shard in range(manifest.num_shards)]
+    parts = embed(encoder, manifest, requests, batch_size=options.batch_size, workers=options.workers)
+    assert sum(len(part.rows) for part in parts) == options.images
+
+
+def _forward(encoder: Encoder, batches: list[torch.Tensor]) -> None:
+    for batch in batches:
+        features = encoder.encode(batch, None)
+    features["image"].cpu()  # waits for the device
