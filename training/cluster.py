@@ -24,6 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     ranks: Ranks | None = None
     try:
+        _check_device(options.device)
         ranks = join(options.device, None, None, False)
         clusters = _cluster(options, ranks)
         if ranks.is_first:
@@ -36,6 +37,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if ranks:
             ranks.told()
         return 2
+
+
+def _check_device(name: str) -> None:
+    try:
+        kind = torch.device(name).type
+    except RuntimeError:
+        raise UserError(f"--device is {name!r}; give cpu, cuda or cuda:1, say") from None
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"--device is {name!r}, but PyTorch sees no GPU here; give --device cpu")
 
 
 def _cluster(options: argparse.Namespace, ranks: Ranks) -> Clusters:
@@ -82,8 +92,8 @@ def _report(clusters: Clusters, compare: str | None) -> None:
     info = clusters.info
     print(
         f"{clusters.directory}: {info['samples']} samples in {clusters.k} clusters of {min(info['sizes'])} "
-        f"to {max(info['sizes'])}, mean squared distance {info['mean_squared_distance']:.4f}, "
-        f"{info['failed']['count']} failed"
+        f"to {max(info['sizes'])} (as many as {info['imbalance']['effective_clusters']:.1f} even ones), "
+        f"mean squared distance {info['mean_squared_distance']:.4f}, {info['failed']['count']} failed"
     )
     for earlier in info["previous_stages"]:
         print(

@@ -1,12 +1,13 @@
-"""The clusters of one stage on disk: centroids, one label file a shard, and what they mean in
-`clusters.json`.
+"""The clusters of one stage on disk: centroids, a label file a shard, and what they mean in `clusters.json`.
 
-clusters.json             written last: the commit; hashes of model, data, centroids and labels, and the
-summary centroids.safetensors     one fp32 [K, D] tensor of unit rows for each clustered tower ("image",
-"text") shards.parquet            shard name, samples, failed: row i is the shard of labels/<i>.parquet
-labels/00000012.parquet   shard, key, cluster (null = failed sample), distance, in the order of the shard
-features/00000012.safetensors    fp16, row for row as the labels; only with --mcl-keep-features
-failed.jsonl              shard and key of every failed sample
+| file | content |
+|---|---|
+| `clusters.json` | written last: the commit; hashes of model, data, centroids and labels, and the summary |
+| `centroids.safetensors` | one fp32 [K, D] tensor of unit rows for each clustered tower (`image`, `text`) |
+| `shards.parquet` | shard name, samples, failed: row i is the shard of `labels/<i>.parquet` |
+| `labels/00000012.parquet` | shard, key, cluster (null: failed), distance, in the order of the shard |
+| `features/00000012.safetensors` | fp16, row for row as the labels; only with `--mcl-keep-features` |
+| `failed.jsonl` | shard and key of every failed sample |
 """
 
 from collections.abc import Sequence

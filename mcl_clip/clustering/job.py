@@ -48,6 +48,9 @@ class Settings:
         ):
             if value < 1:
                 raise UserError(f"{name} is {value}; it must be at least 1")
+        for name, value in (("--mcl-text-clusters", self.text_k), ("--seed", self.seed)):
+            if value < 0:
+                raise UserError(f"{name} is {value}; it cannot be negative")
 
     @property
     def clusters_by_tower(self) -> dict[str, int]:

@@ -47,6 +47,7 @@ def fit(job: Job) -> None:
             "points": sum(found.sizes),
             "sizes": found.sizes,
             "objective": found.objective,
+            "restarts_on": found.sample,
             "restart_objectives": found.restarts,
         }
     with atomic_path(job.centroids_path) as temporary:

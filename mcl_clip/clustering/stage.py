@@ -46,8 +46,7 @@ def cluster_stage(
     barrier: Callable[[], None] | None = None,
     progress: bool = False,
 ) -> Clusters:
-    """Cluster a source manifest on the embeddings of the stage in `model_dir`, into `out_dir`; see
-    `Settings`.
+    """Cluster a source manifest on the embeddings of the stage in `model_dir`, into `out_dir`; see `Settings`.
 
     `previous` are the clusters directories of all earlier stages, in order. Call it on every rank with a
     `barrier` that may wait for hours: no phase holds a collective. A finished `out_dir` of the same model,
@@ -57,6 +56,10 @@ def cluster_stage(
     assert world_size == 1 or barrier is not None, "several ranks need a barrier"
     if manifest.kind != "source":
         raise UserError(f"{manifest.directory} holds {manifest.kind}; cluster the source shards they were made from")
+    if workers < 0:
+        raise UserError(f"--workers is {workers}; give 0 or more decoding processes")
+    if Path(out_dir).exists() and not Path(out_dir).is_dir():
+        raise UserError(f"{out_dir} is a file; give a directory to write the clusters into")
     settings = Settings(
         k=k,
         text_k=text_k or 0,
