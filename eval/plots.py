@@ -65,16 +65,18 @@ def svg(figure: Figure) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(stream.getvalue()).decode()
 
 
-def montage(images: Sequence[bytes], side: int = 48) -> str:
-    """Encoded images side by side as a data URI; what does not open is left grey."""
-    sheet = Image.new("RGB", (side * len(images), side), (225, 225, 225))
-    for place, data in enumerate(images):
+def montage(rows: Sequence[Sequence[bytes]], side: int = 48) -> str:
+    """Rows of encoded images as a data URI; what does not open is left grey."""
+    sheet = Image.new("RGB", (side * max([1, *map(len, rows)]), side * len(rows)), (225, 225, 225))
+    for row, column, data in (
+        (row, column, data) for row, images in enumerate(rows) for column, data in enumerate(images)
+    ):
         try:
             with Image.open(io.BytesIO(data)) as image:
                 small = image.convert("RGB").resize((side - 2, side - 2), Image.Resampling.BICUBIC)
         except OSError:
             continue
-        sheet.paste(small, (place * side + 1, 1))
+        sheet.paste(small, (column * side + 1, row * side + 1))
     stream = io.BytesIO()
     sheet.save(stream, "JPEG", quality=88)
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()

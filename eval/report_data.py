@@ -18,11 +18,11 @@ ATTRIBUTE_SAMPLES = 20_000
 
 @dataclass(frozen=True)
 class Clustering:
-    """One clustering step: its clusters.json, and encoded sample images [cluster][example]."""
+    """One clustering step: its clusters.json, and encoded sample images [cluster][nearest, random][example]."""
 
     stage: int
     facts: dict[str, Any]
-    examples: list[list[bytes]]
+    examples: list[list[list[bytes]]]
     attributes: dict[str, float] = field(default_factory=dict)
 
 
@@ -83,16 +83,17 @@ def _clustering(stage: int, directory: Path, source: Manifest | None) -> Cluster
         return Clustering(stage, facts, [])
 
 
-def _examples(facts: dict[str, Any], source: Manifest) -> list[list[bytes]]:
+def _examples(facts: dict[str, Any], source: Manifest) -> list[list[list[bytes]]]:
     places = {name: number for number, name in enumerate(source.shard_names)}
-    examples = []
-    for cluster in facts["examples"]:
-        images = []
-        for shard, key in cluster["random"]:
-            rows = source.open_shard(places[shard])
-            images.append(rows.read_image(rows.keys.index(key)))
-        examples.append(images)
-    return examples
+
+    def image(shard: str, key: str) -> bytes:
+        rows = source.open_shard(places[shard])
+        return rows.read_image(rows.keys.index(key))
+
+    return [
+        [[image(*sample) for sample in cluster[kind]] for kind in ("nearest", "random")]
+        for cluster in facts["examples"]
+    ]
 
 
 def _attributes(directory: Path, source: Manifest) -> dict[str, float]:

@@ -83,6 +83,13 @@ def test_other_precision_or_batch_size_agrees_by_adjusted_rand_index(data, tmp_p
     assert agreement(exact.directory, half.directory) > 0.8
 
 
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> tuple[Path, Path]:
+    root = tmp_path_factory.mktemp("tiny")
+    write_shards(root / "tars", 2, 4)
+    return stage_directory(root / "model"), root / "tars"
+
+
 def torchrun(*arguments: object) -> subprocess.CompletedProcess:
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "training.cluster"]
     return subprocess.run(
@@ -112,6 +119,35 @@ def test_the_command_alone_and_under_torchrun(tmp_path, capsys):
     assert alone(*common, "--output", tmp_path / "next", "--previous", tmp_path / "alone") == 0
     assert "with stage 0: normalized mutual information 1.000, 0.00 bits new" in capsys.readouterr().out
     assert json.loads((tmp_path / "next" / "clusters.json").read_text())["previous"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        ({"--seed": -1}, "--seed is -1"),
+        ({"--workers": -1}, "--workers is -1"),
+        ({"--mcl-text-clusters": -2, "--mcl-cluster-on": "image-text"}, "--mcl-text-clusters is -2"),
+        ({"--batch-size": 0}, "the batch size is 0"),
+        ({"--device": "quantum"}, "--device is 'quantum'"),
+        ({"--device": "cuda"}, "PyTorch sees no GPU"),
+        ({"--output": "{data}/00000.tar"}, "is a file"),
+        ({"--train-data": "{data}/nothing-*.tar"}, "nothing-"),
+        ({"--previous": "{data}"}, "no finished clusters"),
+        ({"--compare": "{data}/nowhere"}, "no finished clusters"),
+        ({"model": "{data}"}, "not a stage directory"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_no_clusters(tiny, tmp_path, capsys, flags, reason):
+    if flags.get("--device") == "cuda" and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    model, data = tiny
+    wanted = {"model": model, "--train-data": data, "--output": tmp_path / "out", "--workers": 0, "--device": "cpu"}
+    wanted |= {name: str(value).format(data=data) for name, value in flags.items()}
+    positional = str(wanted.pop("model"))
+    assert main([positional, *(f"{name}={value}" for name, value in wanted.items())]) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert len(errors) == 1 and reason in errors[0]
+    assert not (tmp_path / "out" / "clusters.json").exists()
 
 
 def test_the_command_says_a_mistake_in_one_line(tmp_path, capsys):

@@ -49,6 +49,8 @@ def _check_device(name: str) -> None:
 
 
 def _cluster(options: argparse.Namespace, ranks: Ranks) -> Clusters:
+    if options.compare:
+        Clusters.load(options.compare)  # a mistake is said before hours of work, not after
     return cluster_stage(
         options.model,
         _source(options, ranks),

@@ -56,10 +56,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", default="ViT-B-32", help="open_clip model that extracts, weights random (default %(default)s)")
     add("--device", default="cpu", help="of the extraction: cpu or cuda (default %(default)s)")
     add("--precision", default="fp32", choices=["fp32", "bf16", "fp16"], help="of the extraction (default %(default)s)")
-    add("--images", type=int, default=128, help="JPEG of 500 x 375 to extract from (default %(default)s)")
+    add("--images", type=int, default=192, help="JPEG of 500 x 375 to extract from (default %(default)s)")
     add("--batch-size", type=int, default=16, help="of the extraction (default %(default)s)")
     add("--workers", type=int, default=1, help="decoding processes (default %(default)s)")
-    add("--rounds", type=int, default=3, help="of the extraction, of which the median counts (default %(default)s)")
+    add("--rounds", type=int, default=4, help="of the extraction, of which the median counts (default %(default)s)")
     add("--sizes", type=int, nargs=2, default=[10_000, 40_000], help="samples whose peak memory is compared")
     add("--seed", type=int, default=0)
     return parser
