@@ -102,6 +102,7 @@ def clusterings(facts: RunFacts) -> list[dict[str, Any]]:
         {
             "stage": each.stage,
             "sizes": each.facts["sizes"],
+            "summary": _evenness(each.facts),
             "previous": each.facts.get("previous_stages", []),
             "montages": [
                 {"cluster": number, "size": size, "data": plots.montage(images)}
@@ -110,6 +111,14 @@ def clusterings(facts: RunFacts) -> list[dict[str, Any]]:
         }
         for each in facts.clusterings
     ]
+
+
+def _evenness(facts: dict[str, Any]) -> str:
+    return (
+        f"{len(facts['sizes'])} clusters, as uneven as {facts['imbalance']['effective_clusters']:.1f} of one size; "
+        f"mean squared distance to the centroid {facts['mean_squared_distance']:.3f}; "
+        f"{facts['failed']['count']} of {facts['samples']} samples failed."
+    )
 
 
 def _order(shown: Sequence[Any], name: str) -> list[float]:

@@ -1,13 +1,20 @@
 """The report of a run directory: what it says, in which order, and that it is safe to open."""
 
+import base64
+import io
 import json
 from html.parser import HTMLParser
 
 import pytest
+from PIL import Image
 
 from eval.report import main, write_report
 from eval.verdict import verdict
+from mcl_clip.clustering.stage import cluster_stage
 from mcl_clip.errors import UserError
+from mcl_clip.shards.index import index_sources
+from tests.clusters import stage_directory
+from tests.tars import write_shards
 
 EASY, HARD = "Color", "State"
 
@@ -127,3 +134,20 @@ def test_a_directory_that_is_no_run_is_refused_and_left_alone(tmp_path, capsys):
         main([str(tmp_path)])
     assert ended.value.code == 2 and capsys.readouterr().err.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_clusters_are_shown_with_their_nearest_and_random_samples(run):
+    source = index_sources(write_shards(run / "tars", 2, 20, broken_image=[(1, 3)]), run / "source")
+    first = None
+    for stage in range(2):
+        model = stage_directory(run / f"stage_{stage}" / "model", seed=stage)
+        previous = [first] if first else []
+        first = cluster_stage(model, source, run / f"stage_{stage}" / "clusters", k=2, previous=previous).directory
+    page = write_report(run).read_text()
+    sheets = [address for address in Page(page).addresses if address.startswith("data:image/jpeg")]
+    assert len(sheets) == 4
+    for address in sheets:
+        with Image.open(io.BytesIO(base64.b64decode(address.split(",")[1]))) as sheet:
+            assert sheet.size[1] == 2 * 48 and 48 <= sheet.size[0] <= 12 * 48
+    for text in (page, (run / "report.md").read_text()):
+        assert "2 clusters, as uneven as" in text and "1 of 40 samples failed" in text and "bits are new" in text
