@@ -91,11 +91,11 @@ def _train(arguments, log, rank, world_size, port, die_at, counter=None, before=
     if world_size > 1:
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "MASTER_PORT": port}
         os.environ.update({name: str(value) for name, value in place.items()}, MASTER_ADDR="127.0.0.1")
-    seen = 0
+    seen, owner = 0, os.getpid()
 
     def watch(event: str, _) -> None:
         nonlocal seen
-        if event in EVENTS:
+        if event in EVENTS and os.getpid() == owner:  # the hook is inherited by worker processes
             seen += 1
             if seen == die_at:
                 os.kill(os.getpid(), signal.SIGKILL)

@@ -3,7 +3,10 @@
 import contextlib
 import itertools
 import multiprocessing
+import os
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from typing import Any
@@ -30,7 +33,7 @@ def run(task: Callable[[Any], Any], items: Sequence[Any], workers: int) -> Itera
     # Forked like the workers of a DataLoader: no second import of the caller's main module.
     method = "fork" if sys.platform == "linux" else "spawn"
     context = multiprocessing.get_context(method)
-    with ProcessPoolExecutor(min(workers, len(items)), context, _set_task, (task,)) as pool:
+    with ProcessPoolExecutor(min(workers, len(items)), context, _start, (task, os.getpid())) as pool:
         pending: dict[Any, Any] = {}
         remaining = iter(items)
         try:
@@ -54,9 +57,17 @@ def collect_errors(what: str, errors: list[UserError], shown: int = 3) -> None:
         raise UserError(f"{what}: " + "; ".join(str(error) for error in errors[:shown]) + more)
 
 
-def _set_task(task: Callable[[Any], Any]) -> None:
+def _start(task: Callable[[Any], Any], parent: int) -> None:
     global _task
     _task = task
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """A worker whose parent was killed would wait for its next item for ever."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def _run_task(item: Any) -> Any:
