@@ -2,7 +2,10 @@
 
 import logging
 import multiprocessing
+import subprocess
+import sys
 import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -190,6 +193,21 @@ def test_a_fault_without_substitute_is_one_line_from_a_worker(tmp_path):
     )
     with pytest.raises(UserError, match=r"^00000/000000004[^\n]*$"):
         list(loader)
+
+
+_LEFT = """
+import sys
+from tests.test_loader import loader_of
+loader = loader_of(sys.argv[1], workers=1)
+batches = iter(loader)
+print(len(next(batches).keys))
+"""
+
+
+def test_python_ends_with_a_loader_that_nobody_ended(index):
+    command = [sys.executable, "-c", _LEFT, str(index)]
+    ended = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, timeout=90)
+    assert (ended.returncode, ended.stdout) == (0, "8\n"), ended.stderr
 
 
 def test_global_random_state_is_not_moved(index):

@@ -102,6 +102,8 @@ class GlobalBatchLoader:
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator().manual_seed(0),  # or it would draw from the global one
         )
+        # Also when Python ends first, whose way to end readers is the signal that they ignore.
+        weakref.finalize(self, _end_readers, self._loader)
 
     def __len__(self) -> int:
         """Micro-batches of a whole epoch on this rank."""
@@ -197,6 +199,11 @@ def _ignore_sigterm(_: int) -> None:
     loader ends its readers itself, and they end when their parent does.
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _end_readers(loader: DataLoader) -> None:
+    if loader._iterator is not None:
+        loader._iterator._shutdown_workers()  # type: ignore[attr-defined]
 
 
 class _Requests:
