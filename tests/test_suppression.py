@@ -173,7 +173,7 @@ def test_models_are_trained_scored_and_reused(tmp_path, monkeypatch):
     scores = json.loads((directory / "scores.json").read_text())
     assert set(scores["scores"]["concat"]["stage 0"]["pairs"]) == {*NAMES, "mean"}
     assert not list(directory.glob("*/model.safetensors"))
-    monkeypatch.setattr("benchmarks.suppression.schedule._train_all", None)
+    monkeypatch.setattr("benchmarks.suppression.schedule.train_unit", None)
     run_all([series], tmp_path, processes=1, progress=False)
 
 

@@ -28,17 +28,30 @@ class Series:
 
 
 def run_all(series: Sequence[Series], results: Path, *, processes: int, progress: bool) -> None:
-    """Train and score all of `series`, one after the other, `processes` units at a time."""
-    open_series = [each for each in series if not scored(each, results)]
-    total = sum(job.shares for each in open_series for job in each.jobs)
+    """Train and score all of `series`, `processes` models at a time, those of earlier series first."""
+    unscored = [each for each in series if not scored(each, results)]
+    done = {each: _trained(each, results) for each in unscored}
+    waiting = [(each, job) for each in unscored for job in each.jobs if job.name not in done[each]]
+    running: dict[Future, tuple[Series, Job]] = {}
     context = multiprocessing.get_context("spawn")
     with (
         ProcessPoolExecutor(processes, context) as pool,
-        tqdm(total=total, desc="shares of compute", disable=not progress) as bar,
+        tqdm(total=sum(job.shares for _, job in waiting), desc="shares of compute", disable=not progress) as bar,
     ):
-        for each in open_series:
-            _train_all(each, each.directory(results), pool, processes, bar)
-            pool.submit(score_unit, each.directory(results), each.settings, each.seed, each.arms).result()
+        while waiting or running:
+            ready = [(each, job) for each, job in waiting if set(job.needs) <= done[each]][: processes - len(running)]
+            for each, job in ready:
+                directory = each.directory(results)
+                running[pool.submit(train_unit, directory, each.settings, each.seed, job)] = each, job
+                waiting.remove((each, job))
+            assert running, f"no model can be trained before these: {[job.name for _, job in waiting]}"
+            finished, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in finished:
+                future.result()
+                each, job = running.pop(future)
+                done[each].add(job.name)
+                bar.update(job.shares)
+        list(pool.map(_score, unscored, [results] * len(unscored)))
 
 
 def scored(series: Series, results: Path) -> bool:
@@ -46,20 +59,10 @@ def scored(series: Series, results: Path) -> bool:
     return (series.directory(results) / "scores.json").is_file()
 
 
-def _train_all(series: Series, directory: Path, pool: ProcessPoolExecutor, processes: int, bar: tqdm) -> None:
-    done = {job.name for job in series.jobs if (directory / job.name / "facts.json").is_file()}
-    waiting = [job for job in series.jobs if job.name not in done]
-    bar.update(sum(job.shares for job in series.jobs if job.name in done))
-    running: dict[Future, Job] = {}
-    while waiting or running:
-        ready = [job for job in waiting if set(job.needs) <= done][: processes - len(running)]
-        for job in ready:
-            running[pool.submit(train_unit, directory, series.settings, series.seed, job)] = job
-            waiting.remove(job)
-        assert running, f"no model can be trained before these: {[job.name for job in waiting]}"
-        finished, _ = wait(running, return_when=FIRST_COMPLETED)
-        for future in finished:
-            future.result()
-            job = running.pop(future)
-            done.add(job.name)
-            bar.update(job.shares)
+def _trained(series: Series, results: Path) -> set[str]:
+    directory = series.directory(results)
+    return {job.name for job in series.jobs if (directory / job.name / "facts.json").is_file()}
+
+
+def _score(series: Series, results: Path) -> None:
+    score_unit(series.directory(results), series.settings, series.seed, series.arms)
