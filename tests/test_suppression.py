@@ -150,7 +150,7 @@ def test_paired_differences_ignore_what_seeds_share(tmp_path):
     assert found.mean == pytest.approx(0.201) and found.verdict == "wins"
     write_page(tmp_path, seeds, {})
     page = (tmp_path / "README.md").read_text()
-    assert "MCL from the base **wins** against" in page and "**loses**" not in page
+    assert "| MCL from the base | wins 6 |" in page and "loses" not in page.split("## Every arm")[0]
     assert (tmp_path / "arms_mean.svg").stat().st_size > 1000
     assert json.loads((tmp_path / "results.json").read_text())["headline"]["suppressed"] == "texture"
 
@@ -158,7 +158,7 @@ def test_paired_differences_ignore_what_seeds_share(tmp_path):
 def test_a_loss_is_called_a_loss(tmp_path):
     write_page(tmp_path, [invented(seed, -0.2 - 0.001 * seed) for seed in range(3)], {})
     page = (tmp_path / "README.md").read_text()
-    assert "MCL from the base **loses** against" in page and "**wins**" not in page
+    assert "| MCL from the base | loses 6 |" in page and "wins" not in page.split("## Every arm")[0]
 
 
 def test_models_are_trained_scored_and_reused(tmp_path, monkeypatch):

@@ -83,21 +83,27 @@ def write_page(directory: Path, seeds: Sequence[dict[str, Any]], ablations: dict
 
 
 def _verdict(seeds: Sequence[dict[str, Any]], hidden: str) -> str:
-    lines = [f"## What came out\n\nStage 0 suppressed **{hidden}** most.\n"]
+    comparisons = [(measure, feature) for measure in MEASURES for feature in ("mean", hidden)]
+    found = {comparison: differences(seeds, "concat", *comparison) for comparison in comparisons}
+    rows = []
     for method in METHODS:
-        for word in ("wins", "ties", "loses"):
-            against = [
-                f"{control} ({TITLES[measure]}, {feature}: {_points(found)})"
-                for measure in MEASURES
-                for feature in ("mean", hidden)
-                for control, found in differences(seeds, "concat", measure, feature)[method].items()
-                if found.verdict == word
-            ]
-            if against:
-                lines.append(f"- {method} **{word}** against " + "; ".join(against) + ".")
+        verdicts = {control: [found[each][method][control].verdict for each in comparisons] for control in CONTROLS}
+        rows.append([method, *(_count(verdicts[control]) for control in CONTROLS)])
+    text = (
+        f"## What came out\n\nStage 0 suppressed **{hidden}** most. Below, each method against each control at equal "
+        f"compute, in {len(comparisons)} comparisons: three measures, in the mean of all features and for {hidden}. "
+        "One is won or lost when the 95 % interval of the difference, paired by seed, is on one side of zero; else it "
+        "is a tie. The differences themselves stand further down.\n\n"
+    )
     if len(seeds) < 2:
-        lines.append("\nOne seed has no interval over seeds: nothing is claimed to win or lose.")
-    return "\n".join(lines) + "\n"
+        text += "One seed has no interval over seeds: nothing is claimed to win or lose.\n\n"
+    return text + _table(["against", *CONTROLS], rows)
+
+
+def _count(verdicts: Sequence[str]) -> str:
+    """wins 4, ties 2."""
+    counts = {word: verdicts.count(word) for word in ("wins", "ties", "loses")}
+    return ", ".join(f"{word} {count}" for word, count in counts.items() if count)
 
 
 def _arms(seeds: Sequence[dict[str, Any]], hidden: str, fusion: str) -> str:
