@@ -22,6 +22,9 @@ from tests.tars import write_shards
 from tests.test_buckets import SMALL, HashLabels, contents
 
 
+SLEEP = time.sleep
+
+
 @pytest.fixture
 def store(tmp_path, monkeypatch):
     """(a URL's folder in memory, its local twin's tars, the cache's directory); the cache holds about two tars."""
@@ -165,8 +168,9 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-def test_a_web_server_is_read_in_worker_processes(store, tmp_path):
-    pytest.importorskip("aiohttp")
+def test_a_web_server_is_read_in_worker_processes(store, tmp_path, monkeypatch):
+    pytest.importorskip("aiohttp", reason="mcl_clip[http]")
+    monkeypatch.setattr(time, "sleep", SLEEP)  # a busy server is given the time that a real one gets
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=tmp_path / "data"))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
