@@ -21,7 +21,6 @@ from mcl_clip.shards.verify import verify
 from tests.tars import write_shards
 from tests.test_buckets import SMALL, HashLabels, contents
 
-
 SLEEP = time.sleep
 
 
