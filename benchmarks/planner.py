@@ -170,7 +170,7 @@ def _reads(plan: Plan, options: argparse.Namespace) -> Iterator[int]:
     for bucket in tqdm(range(len(plan.back_off.names)), "reads of one node", leave=False, disable=None):
         at = np.flatnonzero(plan.batch_bucket == bucket)
         for rows in np.array_split(at, -(-len(at) // ROWS_AT_ONCE) or 1):
-            draws = plan.batch_turn[rows, None].astype(np.int64) * plan.global_batch + positions
+            draws = plan.batch_index[rows, None].astype(np.int64) * plan.global_batch + positions
             touched = np.sort(plan.draws.draw(bucket, draws)[0], axis=1)
             new = np.diff(touched, axis=1, prepend=-1) != 0
             steps.append(np.broadcast_to(rows[:, None], touched.shape)[new])

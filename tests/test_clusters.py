@@ -137,7 +137,7 @@ def test_kept_features_stand_row_for_row_beside_the_labels(chain, models, manife
 
 def test_real_chain_folds_and_a_stage_out_of_its_chain_is_refused(chain, manifest):
     directories = [clusters.directory for clusters in chain]
-    labels = PseudoLabels(directories, data_hash=manifest.hash)
+    labels = PseudoLabels(directories)
     for name in manifest.shard_names:
         keys = manifest.open_shard(int(name)).keys
         first, second = (dict(zip(c.labels_of(name).keys, c.labels_of(name).cluster, strict=True)) for c in chain)

@@ -12,7 +12,7 @@ import webdataset
 from mcl_clip.errors import UserError
 from mcl_clip.shards.index import index_sources
 from mcl_clip.shards.manifest import Manifest
-from mcl_clip.shards.offsets import offsets_path
+from mcl_clip.shards.offsets import IMAGE_EXTENSIONS, offsets_path
 from mcl_clip.shards.scan import scan_tar
 from tests.distributed import run_ranks
 from tests.tars import image_bytes, read_samples, write_shards, write_tar
@@ -123,7 +123,8 @@ def test_the_image_is_the_one_open_clip_takes(tmp_path):
         path = write_tar(tmp_path / "a.tar", [(f"a.{name}", name.encode()) for name in (*extensions, "txt")])
         manifest = index_sources([path], tmp_path / chosen)
         assert manifest.open_shard(0).read_image(0) == chosen.encode()
-        assert manifest.open_shard(0).image_extension(0) == chosen
+        (code,) = manifest.open_shard(0).table["image_extension"].to_pylist()
+        assert IMAGE_EXTENSIONS[code] == chosen
 
 
 @pytest.mark.parametrize(

@@ -142,11 +142,6 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {flag(near[0])}?" if near else ""
 
 
-def supported() -> set[str]:
-    """Names of open_clip's flags that mean here what they mean there."""
-    return set(vars(parse_open_clip([]))) - set(REFUSED)
-
-
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """One namespace of our flags and open_clip's, its defaults filled in from the model's name as open_clip does.
 

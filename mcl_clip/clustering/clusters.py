@@ -99,19 +99,12 @@ class Clusters:
             )
         return read_labels(labels_path(self.directory, self._ordinals[shard]), shard)
 
-    def check_made_from(self, data_hash: str | None = None, model_hash: str | None = None) -> None:
-        """Raise `UserError` unless the clusters were made from this manifest hash and this model hash (None:
-        any).
-        """
-        if data_hash not in (None, self.data_hash):
+    def check_made_from(self, data_hash: str) -> None:
+        """Raise `UserError` unless the clusters were made from the data of this manifest hash."""
+        if data_hash != self.data_hash:
             raise UserError(
                 f"{self.directory} was made from other data ({self.data_hash[:12]}, not "
                 f"{data_hash[:12]}); cluster this --train-data, or delete it"
-            )
-        if model_hash not in (None, self.model_hash):
-            raise UserError(
-                f"{self.directory} was made with another model ({self.model_hash[:12]}, not "
-                f"{model_hash[:12]}); delete it and run mcl-cluster again"
             )
 
 

@@ -54,7 +54,7 @@ class Settings:
 
     @property
     def clusters_by_tower(self) -> dict[str, int]:
-        """Number of clusters of each clustered tower; a sample's cluster is its place in their product."""
+        """Number of clusters of each clustered tower; a sample's cluster is its index in their product."""
         if self.on == "image-text":
             return {"image": self.k, "text": self.text_k or self.k}
         return {self.on: self.k}
@@ -116,7 +116,7 @@ class Job:
         return kept and labels_path(self.out, ordinal).exists()
 
     def together(self, phase: Callable[["Job"], None], *, alone: bool = False) -> None:
-        """Run this rank's share of a phase (`alone`: rank 0 does it), wait for all, raise a user error on
+        """Run this rank's part of a phase (`alone`: rank 0 does it), wait for all, raise a user error on
         every rank.
         """
         name = f".error-{phase.__name__}"

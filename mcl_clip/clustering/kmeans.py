@@ -59,14 +59,14 @@ def fit_kmeans(
     features = np.ascontiguousarray(features, dtype=np.float32)
     _check(features, k)
     rows = _sample(len(features), max(SAMPLE, FEWEST * k), seed)
-    draws = [int(word) & 0x7FFFFFFF for word in words(restarts, seed, k)]
+    restart_seeds = [int(word) & 0x7FFFFFFF for word in words(restarts, seed, k)]
     with _threads(threads or _cores()):
         # A sample of many equal points may hold fewer than k distinct ones: then every restart sees all points.
         for sample in (features,) if len(rows) == len(features) else (features[rows], features):
-            found = [_judge(sample, _train(sample, k, word, iterations)) for word in draws]
+            found = [_judge(sample, _train(sample, k, restart_seed, iterations)) for restart_seed in restart_seeds]
             for best in sorted((each for each in found if each.is_whole), key=lambda each: each.objective):
                 if len(sample) < len(features):
-                    best = _judge(features, _train(features, k, draws[0], FINISH, best.centroids))
+                    best = _judge(features, _train(features, k, restart_seeds[0], FINISH, best.centroids))
                 if best.is_whole:
                     objectives = tuple(each.objective for each in found)
                     return replace(best, restarts=objectives, sample=len(sample))

@@ -73,17 +73,17 @@ def label(job: Job) -> None:
 
 
 def nearest(part: ShardFeatures, centroids: dict[str, np.ndarray], keys: list[str]) -> LabelRows:
-    """Labels of one shard. Over several towers: the place in the product of their clusters, in the order of
+    """Labels of one shard. Over several towers: the index in the product of their clusters, in the order of
     `centroids` sorted by name (image, text), and the Euclidean distance of the concatenated features."""
     cluster = np.full(len(keys), -1, np.int32)
     distance = np.full(len(keys), np.nan, np.float32)
     if len(part.rows):
-        place, squared = np.zeros(len(part.rows), np.int32), np.zeros(len(part.rows), np.float32)
+        index, squared = np.zeros(len(part.rows), np.int32), np.zeros(len(part.rows), np.float32)
         for tower in sorted(centroids):
             own, to_own = assign(part.features[tower], centroids[tower])
-            place = place * len(centroids[tower]) + own
+            index = index * len(centroids[tower]) + own
             squared += np.square(to_own)
-        cluster[part.rows], distance[part.rows] = place, np.sqrt(squared)
+        cluster[part.rows], distance[part.rows] = index, np.sqrt(squared)
     return LabelRows(keys, cluster, distance)
 
 

@@ -4,7 +4,6 @@ the user.
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from itertools import repeat
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -19,23 +18,14 @@ class PseudoLabels:
     """Labels `c_0/c_1/.../c_{s-1}` from the cluster directories of stages 0 to s-1, in that order.
 
     A sample that failed in any stage has no label. Raises `UserError` unless the artifacts form one chain:
-    made from the same data, each after exactly the stages before it; and, where `data_hash` (of the manifest)
-    or `model_hashes` (one a stage) are given, made from these.
+    made from the same data, each after exactly the stages before it.
     """
 
-    def __init__(
-        self,
-        directories: Sequence[str | Path],
-        *,
-        data_hash: str | None = None,
-        model_hashes: Sequence[str] | None = None,
-    ):
+    def __init__(self, directories: Sequence[str | Path]):
         if not directories:
             raise UserError("pseudo-labels need the clusters of at least one stage")
         self.stages = [Clusters.load(directory) for directory in directories]
         check_chain(self.stages)
-        for clusters, model_hash in zip(self.stages, model_hashes or repeat(None, len(self.stages)), strict=True):
-            clusters.check_made_from(data_hash, model_hash)
         self.hash = sha256_json([clusters.hash for clusters in self.stages])
 
     def labels_for(self, shard: str, keys: Sequence[str], *, partial: bool = False) -> list[str | None]:

@@ -91,8 +91,8 @@ class Summary:
         order = np.lexsort((score, cluster))
         starts = np.searchsorted(cluster[order], np.arange(self.k + 1))
         for label in range(self.k):
-            for place in order[starts[label] : min(starts[label + 1], starts[label] + EXAMPLES)]:
-                best[label].append((score[place].item(), shard, rows.keys[good[place]]))
+            for at in order[starts[label] : min(starts[label + 1], starts[label] + EXAMPLES)]:
+                best[label].append((score[at].item(), shard, rows.keys[good[at]]))
             best[label] = sorted(best[label])[:EXAMPLES]
 
     def _distances(self, cluster: int) -> dict[str, Any]:

@@ -74,13 +74,13 @@ class ShardDataset(Dataset):
         slow = 0
         try:
             words = self._words(request.epoch, request.shard, request.ordinal)
-            for place, sample in enumerate(zip(request.shard.tolist(), request.ordinal.tolist(), strict=True)):
+            for index, sample in enumerate(zip(request.shard.tolist(), request.ordinal.tolist(), strict=True)):
                 try:
-                    image, caption, fast = self._read(*sample, words[place])
+                    image, caption, fast = self._read(*sample, words[index])
                 except DecodeError as error:
                     faults.append((self._key(*sample), str(error)))
-                    sample, (image, caption, fast) = self._substitute(request, request.start + place, sample)
-                images[place] = image
+                    sample, (image, caption, fast) = self._substitute(request, request.start + index, sample)
+                images[index] = image
                 captions.append(caption)
                 keys.append(self._key(*sample))
                 slow += not fast

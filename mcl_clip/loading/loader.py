@@ -28,11 +28,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """One rank's share of one accumulation step.
+    """One rank's part of one accumulation step.
 
     images: [b, 3, H, W] normalised, on the device; texts: int64 [b, context], on the device; keys: "source
-    shard/key"; layout: of the WHOLE global batch; step: of the epoch; micro: place in the accumulation, from
-    0.
+    shard/key"; layout: of the WHOLE global batch; step: of the epoch; micro: of the accumulation, from 0.
     """
 
     images: torch.Tensor
@@ -116,8 +115,8 @@ class GlobalBatchLoader:
 
     def plan_of(self, step: int) -> tuple[int, Plan, int]:
         """(pass over the data, its plan, batch t in it) of a step of the current epoch."""
-        turn, t = divmod(self.epoch * self.steps_per_epoch + step, self.num_batches)
-        return turn, self.plans[turn], t
+        data_pass, t = divmod(self.epoch * self.steps_per_epoch + step, self.num_batches)
+        return data_pass, self.plans[data_pass], t
 
     def __iter__(self) -> Iterator[MicroBatch]:
         first = self.step
@@ -175,8 +174,7 @@ class GlobalBatchLoader:
         for name, mend in _MENDS.items():
             if state.get(name) != here[name]:
                 raise UserError(
-                    f"the checkpoint's place in the data was saved with {name} {state.get(name)}, "
-                    f"but this run has {here[name]}: {mend}"
+                    f"the checkpoint was saved with {name} {state.get(name)}, but this run has {here[name]}: {mend}"
                 )
         self.epoch, self.step = state["epoch"], state["step"]
 
@@ -207,7 +205,7 @@ def _end_readers(loader: DataLoader) -> None:
 
 
 class _Requests:
-    """What this rank asks its workers for, from the loader's place in the epoch to the epoch's end."""
+    """What this rank asks its workers for, from the loader's next step to the epoch's end."""
 
     def __init__(self, loader: GlobalBatchLoader):
         self.loader = weakref.proxy(loader)  # a cycle would keep the workers alive after the loader
@@ -217,11 +215,11 @@ class _Requests:
 
     def __iter__(self) -> Iterator[Request]:
         loader = self.loader
-        share = loader.batch_size * loader.accum_freq
+        count = loader.batch_size * loader.accum_freq
         for step in range(loader.step, loader.steps_per_epoch):
-            turn, plan, t = loader.plan_of(step)
-            start = loader.rank * share
-            shard, ordinal = plan.positions(t, start, start + share)
-            for low in range(0, share, loader.batch_size):
+            data_pass, plan, t = loader.plan_of(step)
+            start = loader.rank * count
+            shard, ordinal = plan.positions(t, start, start + count)
+            for low in range(0, count, loader.batch_size):
                 part = slice(low, low + loader.batch_size)
-                yield Request(turn, t, start + low, shard[part], ordinal[part])
+                yield Request(data_pass, t, start + low, shard[part], ordinal[part])

@@ -1,4 +1,4 @@
-"""Draws: the samples of a bucket in the order in which an epoch takes them, evaluated at any place."""
+"""Draws: the samples of a bucket in the order in which an epoch takes them, evaluated at any index."""
 
 from dataclasses import dataclass
 
@@ -37,27 +37,27 @@ class Draws:
         position = draws % self.global_batch
         in_body = draws < body
         lane = np.where(in_body, position // chunk, lanes)
-        place = np.where(in_body, draws // self.global_batch * chunk + position % chunk, draws - body)
+        index = np.where(in_body, draws // self.global_batch * chunk + position % chunk, draws - body)
         length = np.where(in_body, body // lanes, size - body)
-        place = lane * (body // lanes) + self._shuffle(place, length, lane, self.key[bucket])
-        return self._locate(bucket, (place + int(self.rotation[bucket])) % size)
+        index = lane * (body // lanes) + self._shuffle(index, length, lane, self.key[bucket])
+        return self._locate(bucket, (index + int(self.rotation[bucket])) % size)
 
     def draw_one(self, bucket: int, draw: int) -> tuple[int, int]:
         """(shard, ordinal) of one draw."""
         shard, ordinal = self.draw(bucket, np.array([draw]))
         return int(shard[0]), int(ordinal[0])
 
-    def _shuffle(self, place, length, lane, key):
-        """Move places inside their window; the windows of a lane are equally long but for the last."""
+    def _shuffle(self, index, length, lane, key):
+        """Move indices inside their window; the windows of a lane are equally long but for the last."""
         windows = -(-length // self.window)
         window_size = -(-length // windows)
-        window = place // window_size
+        window = index // window_size
         start = window * window_size
         keys = mix(mix(key + lane.astype(np.uint64)) + window.astype(np.uint64))
-        return start + permute(place - start, np.minimum(window_size, length - start), keys)
+        return start + permute(index - start, np.minimum(window_size, length - start), keys)
 
-    def _locate(self, bucket, place):
-        total = place + self.first[bucket]
-        index = np.searchsorted(self.ends, total, side="right")
-        before = np.where(index > 0, self.ends[index - 1], 0)
-        return self.order[index], (total - before).astype(np.int32)
+    def _locate(self, bucket, index):
+        total = index + self.first[bucket]
+        shard = np.searchsorted(self.ends, total, side="right")
+        before = np.where(shard > 0, self.ends[shard - 1], 0)
+        return self.order[shard], (total - before).astype(np.int32)

@@ -1,4 +1,4 @@
-"""The order in which the batches of all buckets take their turns in an epoch."""
+"""The order in which an epoch takes the batches of all buckets."""
 
 import numpy as np
 
@@ -12,6 +12,6 @@ def interleave(counts: np.ndarray, phases: np.ndarray) -> tuple[np.ndarray, np.n
     """
     bucket = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
     first = np.cumsum(counts) - counts
-    turn = (np.arange(len(bucket)) - first[bucket]).astype(np.int32)
-    order = np.argsort((turn + phases[bucket]) / counts[bucket], kind="stable")
-    return bucket[order], turn[order]
+    batch = (np.arange(len(bucket)) - first[bucket]).astype(np.int32)
+    order = np.argsort((batch + phases[bucket]) / counts[bucket], kind="stable")
+    return bucket[order], batch[order]

@@ -10,7 +10,7 @@ def pack(sizes: Sequence[int], capacity: int, minimum: int) -> list[list[tuple[i
 
     Returns, per batch, (item, start, count): samples [start, start + count) of that item. Every sample occurs
     once; an item occurs at most once in a batch, and consecutive batches continue it. Items are taken out of
-    turn (at most LOOK_AHEAD places) when that avoids a piece of fewer than `minimum` samples.
+    order (at most LOOK_AHEAD items early) when that avoids a piece of fewer than `minimum` samples.
     """
     queue = [(item, 0, size) for item, size in enumerate(sizes) if size > 0]
     batches = []
@@ -21,8 +21,8 @@ def pack(sizes: Sequence[int], capacity: int, minimum: int) -> list[list[tuple[i
         while room and (queue or carried):
             if not queue:
                 queue, carried = carried, []
-            place, take = _choose(queue, room, minimum)
-            item, start, size = queue.pop(place)
+            index, take = _choose(queue, room, minimum)
+            item, start, size = queue.pop(index)
             first, count = batch.get(item, (start, 0))
             batch[item] = (first, count + take)
             room -= take
@@ -34,11 +34,11 @@ def pack(sizes: Sequence[int], capacity: int, minimum: int) -> list[list[tuple[i
 
 
 def _choose(queue, room, minimum):
-    """(place in the queue, samples to take) without a sliver, or the first item as far as it goes."""
-    for place, (_, _, size) in enumerate(queue[:LOOK_AHEAD]):
+    """(index in the queue, samples to take) without a sliver, or the first item as far as it goes."""
+    for index, (_, _, size) in enumerate(queue[:LOOK_AHEAD]):
         most = min(size, room)
         for take in (most, most - minimum):
             whole = take >= min(minimum, size)
             if whole and all(rest == 0 or rest >= minimum for rest in (size - take, room - take)):
-                return place, take
+                return index, take
     return 0, min(queue[0][2], room)

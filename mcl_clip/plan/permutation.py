@@ -39,14 +39,14 @@ def permute(index: np.ndarray, size: np.ndarray, key: np.ndarray) -> np.ndarray:
 
 def _network(value, rows, columns, key):
     left, right = value // columns, value % columns
-    for turn in range(0, ROUNDS, 2):
-        left = _add(left, right, key, turn, rows)
-        right = _add(right, left, key, turn + 1, columns)
+    for round_ in range(0, ROUNDS, 2):
+        left = _add(left, right, key, round_, rows)
+        right = _add(right, left, key, round_ + 1, columns)
     return left * columns + right
 
 
-def _add(target, other, key, turn, modulus):
+def _add(target, other, key, round_, modulus):
     """(target + pseudo-random function of `other`) modulo `modulus`."""
-    draw = mix(key + (other + np.uint64(turn << 40)) * _INCREMENT) >> np.uint64(32)
-    total = target + ((draw * modulus) >> np.uint64(32))
+    value = mix(key + (other + np.uint64(round_ << 40)) * _INCREMENT) >> np.uint64(32)
+    total = target + ((value * modulus) >> np.uint64(32))
     return np.where(total >= modulus, total - modulus, total)

@@ -20,7 +20,7 @@ class GlobalBatch:
 
     layout and labels: one segment an effective pseudo-label. padding: per segment, how many of its last
     positions repeat samples that occur elsewhere in the epoch. shard, ordinal: int32 [G], the manifest's
-    shard and the sample's place in it.
+    shard and the sample's ordinal in it.
     """
 
     layout: SegmentLayout
@@ -55,7 +55,7 @@ class Plan:
     num_dropped: int
     packed: tuple[tuple[Segment, ...], ...]
     batch_bucket: np.ndarray  # int32 [T], bucket of batch t; len(names) for a packed one
-    batch_turn: np.ndarray  # int32 [T], which of the bucket's batches
+    batch_index: np.ndarray  # int32 [T], which of the bucket's batches
     draws: Draws
 
     def __len__(self) -> int:
@@ -64,10 +64,10 @@ class Plan:
 
     def segments(self, t: int) -> tuple[Segment, ...]:
         """Segments of global batch t, in position order."""
-        bucket, turn = int(self.batch_bucket[t]), int(self.batch_turn[t])
+        bucket, index = int(self.batch_bucket[t]), int(self.batch_index[t])
         if bucket == len(self.back_off.names):
-            return self.packed[turn]
-        return (Segment(bucket, turn * self.global_batch, self.global_batch),)
+            return self.packed[index]
+        return (Segment(bucket, index * self.global_batch, self.global_batch),)
 
     def layout(self, t: int) -> SegmentLayout:
         """Segment lengths of global batch t."""
@@ -117,14 +117,14 @@ class Plan:
             if position < offset + segment.length:
                 break
             offset += segment.length
-        place = position - offset
+        index = position - offset
         outside = int(self.draws.size[segment.bucket]) - segment.length
         if outside < segment.length:
-            rivals = range(offset + place % outside, position, outside) if outside else range(0)
-            choices = [place % outside] if outside else []
+            rivals = range(offset + index % outside, position, outside) if outside else range(0)
+            choices = [index % outside] if outside else []
             candidates = iter(choices)
         else:
-            rivals, candidates = range(0), iter(range(place, outside, segment.length))
+            rivals, candidates = range(0), iter(range(index, outside, segment.length))
         draws = (segment.start + segment.length + choice for choice in candidates)
         return rivals, (self.draws.draw_one(segment.bucket, draw) for draw in draws)
 
@@ -161,7 +161,7 @@ def make_plan(
     full, leftover = _split(size, global_batch, policy)
 
     random = np.random.Philox(np.random.SeedSequence((seed, stage, epoch)))
-    shard_words, (rotation, key, turn) = (
+    shard_words, (rotation, key, packing) = (
         random.random_raw(len(shard_size)),
         random.random_raw((3, num_buckets)),
     )
@@ -170,14 +170,14 @@ def make_plan(
     packed: tuple[tuple[Segment, ...], ...] = ()
     dropped = int(leftover.sum()) if policy.leftovers == "drop" else 0
     if policy.leftovers == "pack":
-        packed = _pack(size, full * global_batch, leftover, np.argsort(turn), global_batch, policy)
+        packed = _pack(size, full * global_batch, leftover, np.argsort(packing), global_batch, policy)
     counts = np.append(full, len(packed))
     if not counts.any():
         raise UserError(
             f"no pseudo-label has a global batch of {global_batch} samples, so nothing is left: "
             "use --mcl-leftovers pack, or lower --batch-size or --accum-freq"
         )
-    batch_bucket, batch_turn = interleave(counts, phases)
+    batch_bucket, batch_index = interleave(counts, phases)
     order = np.lexsort((shard_words, shard_bucket)).astype(np.int32)
     return Plan(
         global_batch=global_batch,
@@ -187,7 +187,7 @@ def make_plan(
         num_dropped=dropped,
         packed=packed,
         batch_bucket=batch_bucket,
-        batch_turn=batch_turn,
+        batch_index=batch_index,
         draws=Draws(
             size=size,
             full=full,
@@ -223,17 +223,17 @@ def _lanes(size, global_batch, most, window):
     return divisors[np.searchsorted(divisors, np.maximum(size // window, 1), side="right") - 1]
 
 
-def _pack(size, body, leftover, turn, global_batch, policy):
-    """Packed batches, buckets in the order `turn`; the last is filled with repeats of samples it lacks."""
+def _pack(size, body, leftover, order, global_batch, policy):
+    """Packed batches, buckets in the given order; the last is filled with repeats of samples it lacks."""
     batches = [
-        [Segment(int(turn[item]), int(body[turn[item]]) + start, count) for item, start, count in batch]
-        for batch in pack(leftover[turn].tolist(), global_batch, _sliver(policy, global_batch))
+        [Segment(int(order[item]), int(body[order[item]]) + start, count) for item, start, count in batch]
+        for batch in pack(leftover[order].tolist(), global_batch, _sliver(policy, global_batch))
     ]
     if not batches:
         return ()
     last = batches[-1]
     held = {segment.bucket for segment in last}
-    last += [Segment(int(bucket), 0, 0) for bucket in turn if size[bucket] and bucket not in held]
+    last += [Segment(int(bucket), 0, 0) for bucket in order if size[bucket] and bucket not in held]
     missing = global_batch - sum(segment.length for segment in last)
     filled = []
     for segment in last:

@@ -21,7 +21,7 @@ def cut_units(shard_rows: Sequence[int] | np.ndarray, limit: int) -> list[tuple[
 class Assignment:
     """Bucket shards, label by label: those of a label hold its samples in source order, `shard_size` each.
 
-    counts: int32 [units, labels], labelled samples. label, size: int32 [shards]. first: int64 [shards], place
+    counts: int32 [units, labels], labelled samples. label, size: int32 [shards]. first: int64 [shards], index
     of a shard's first sample among those of its label. order: int64 [shards], shards by the unit where they
     start; written in this order, neighbours read the same source tars.
     """

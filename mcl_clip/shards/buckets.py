@@ -21,7 +21,7 @@ from mcl_clip.shards.assign import Assignment, assign, cut_units
 from mcl_clip.shards.copying import WriteShard, tar_name
 from mcl_clip.shards.labels import ShardLabels
 from mcl_clip.shards.manifest import Manifest, make_directory, write_manifest
-from mcl_clip.shards.pool import run, share
+from mcl_clip.shards.pool import part_of, run
 from mcl_clip.shards.sources import absolute
 from mcl_clip.shards.units import WriteUnit, count_units
 
@@ -65,7 +65,7 @@ def write_buckets(
     barrier()
 
     def each(task: Callable[[Any], Any], items: Any, title: str, unit: str) -> list[tuple[Any, Any]]:
-        mine = share(items, rank, world_size)
+        mine = part_of(items, rank, world_size)
         done = run(task, mine, workers)
         return list(tqdm(done, title, len(mine), unit=unit, disable=not progress or rank > 0))
 

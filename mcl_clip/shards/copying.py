@@ -78,26 +78,26 @@ class WriteShard:
         tars, starts, sizes = (column(rows, name).tolist() for name in ("tar", "sample_offset", "sample_size"))
         old = {name: column(rows, f"{name}_offset").tolist() for name in ("image", "caption")}
         new: dict[str, list[int]] = {name: [] for name in ("image", "caption", "sample", "size", "frame")}
-        place = flushed = 0
+        at = flushed = 0
         for row, (tar, start, size) in enumerate(zip(tars, starts, sizes, strict=True)):
             sample = self.source.tars.read(tar, start, size)
             try:
                 chunks, moved, frame = rewrite(sample, keys[row])
                 for name, offsets in old.items():
-                    new[name].append(place + moved[offsets[row] - start])
+                    new[name].append(at + moved[offsets[row] - start])
             except (TarError, KeyError):
                 raise UserError(
                     f"{self.source.tars.paths[tar]} changed after it was indexed, at sample "
                     f"{rows['key'][row].as_py()!r}; run mcl-shards verify {self.source.directory}"
                 ) from None
             file.writelines(chunks)
-            if place >= flushed + FLUSH and hasattr(os, "posix_fadvise"):
+            if at >= flushed + FLUSH and hasattr(os, "posix_fadvise"):
                 # Starts the writing to disk now, so that the final sync has little left to wait for.
-                os.posix_fadvise(file.fileno(), flushed, place - flushed, os.POSIX_FADV_DONTNEED)
-                flushed = place
-            new["sample"].append(place)
-            place += sum(map(len, chunks))
-            new["size"].append(place - new["sample"][-1])
+                os.posix_fadvise(file.fileno(), flushed, at - flushed, os.POSIX_FADV_DONTNEED)
+                flushed = at
+            new["sample"].append(at)
+            at += sum(map(len, chunks))
+            new["size"].append(at - new["sample"][-1])
             new["frame"].append(frame)
         columns = {name: rows[name] for name in rows.column_names} | {
             "key": keys,
@@ -116,13 +116,13 @@ def rewrite(sample: bytes, key: str) -> tuple[list[bytes | memoryview], dict[int
     view = memoryview(sample)
     (found,) = samples(view, archive=False)
     chunks: list[bytes | memoryview] = []
-    moved, place, frame = {}, 0, 0
+    moved, at, frame = {}, 0, 0
     for extension, member in zip(found.extensions, found.members, strict=True):
         head, padding = header(f"{key}.{extension}", member.size), _ZEROS[: -member.size % BLOCK]
         frame = zlib.crc32(padding, zlib.crc32(head, frame))
-        moved[member.data] = place + len(head)
+        moved[member.data] = at + len(head)
         chunks += (head, view[member.data : member.data + member.size], padding)
-        place += len(head) + member.size + len(padding)
+        at += len(head) + member.size + len(padding)
     return chunks, moved, frame
 
 

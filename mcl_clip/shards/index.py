@@ -22,7 +22,7 @@ from mcl_clip.shards.offsets import (
     rows_sha256,
     write_rows,
 )
-from mcl_clip.shards.pool import collect_errors, run, share
+from mcl_clip.shards.pool import collect_errors, part_of, run
 from mcl_clip.shards.remote import is_remote, remote_size
 from mcl_clip.shards.scan import scan_tar
 from mcl_clip.shards.sources import absolute, name_sources
@@ -55,7 +55,7 @@ def index_sources(
         return manifest
     make_directory(directory)
     task = _IndexTar(directory, paths, caption_key)
-    mine = share(range(len(paths)), rank, world_size)
+    mine = part_of(range(len(paths)), rank, world_size)
     facts, errors = {}, []
     done = tqdm(run(task, mine, workers), "index", len(mine), unit="shard", disable=not progress or rank > 0)
     for shard, result in done:

@@ -32,7 +32,7 @@ KINDS = ("source", "buckets", "index-only")
 SHARDS_SCHEMA = pa.schema(
     [
         ("name", pa.string()),
-        ("label", pa.int32()),  # place in the label paths
+        ("label", pa.int32()),  # index in the label paths
         ("samples", pa.int32()),  # that can be trained on
         ("failed", pa.int32()),  # rows after these, without image or caption
         ("bytes", pa.int64()),  # of all samples, tar headers included
@@ -97,7 +97,7 @@ class Manifest:
 
     @cached_property
     def shard_label(self) -> np.ndarray:
-        """int32 [shards]: place in `label_paths`."""
+        """int32 [shards]: index in `label_paths`."""
         return self.shards["label"].to_numpy()
 
     @cached_property

@@ -21,7 +21,7 @@ SCHEMA = pa.schema(
         ("tar", pa.int32()),  # which of the manifest's tars
         ("image_offset", pa.int64()),
         ("image_size", pa.int64()),  # bytes; 0: no image
-        ("image_extension", pa.int8()),  # place in IMAGE_EXTENSIONS; -1: no image
+        ("image_extension", pa.int8()),  # index in IMAGE_EXTENSIONS; -1: no image
         ("caption_offset", pa.int64()),
         ("caption_size", pa.int64()),  # bytes; 0: no caption
         ("sample_offset", pa.int64()),  # first header of the first member ...

@@ -16,7 +16,7 @@ from mcl_clip.errors import UserError
 _task: Callable[[Any], Any] | None = None
 
 
-def share(items: Sequence[Any], rank: int, world_size: int) -> Sequence[Any]:
+def part_of(items: Sequence[Any], rank: int, world_size: int) -> Sequence[Any]:
     """The run of consecutive items that falls to `rank`: neighbours read the same files."""
     return items[len(items) * rank // world_size : len(items) * (rank + 1) // world_size]
 

@@ -9,7 +9,7 @@ from functools import cached_property
 import pyarrow as pa
 
 from mcl_clip.errors import UserError
-from mcl_clip.shards.offsets import IMAGE_EXTENSIONS, column
+from mcl_clip.shards.offsets import column
 from mcl_clip.shards.remote import is_remote, open_tar
 
 MAX_OPEN_TARS = 64
@@ -88,7 +88,7 @@ class ShardRows:
         self.name, self.table, self.num_samples = name, table, num_samples
         self.num_failed = len(table) - num_samples
         self._tars, self._caption_key, self._source_names = tars, caption_key, source_names
-        self._tar, self._image_extension = column(table, "tar"), column(table, "image_extension")
+        self._tar = column(table, "tar")
         self._image = column(table, "image_offset"), column(table, "image_size")
         self._caption = column(table, "caption_offset"), column(table, "caption_size")
 
@@ -104,11 +104,6 @@ class ShardRows:
     def read_image(self, row: int) -> bytes:
         """The image file; empty for a sample without one."""
         return self._read(row, *self._image)
-
-    def image_extension(self, row: int) -> str | None:
-        """One of `IMAGE_EXTENSIONS`; None for a sample without an image."""
-        code = self._image_extension[row]
-        return None if code < 0 else IMAGE_EXTENSIONS[code]
 
     def read_caption(self, row: int) -> str | None:
         """The caption; None for a sample without one."""

@@ -170,16 +170,16 @@ def _copy(system: Any, path: str, file: BinaryIO, url: str, size: int) -> None:
 
 def _persist(url: str, work: Any) -> Any:
     """`work(file system, path)`, tried again after what may pass; `UserError` that names the URL."""
-    for turn in range(TRIES):
+    for attempt in range(TRIES):
         try:
             return work(*_system(url))
         except UserError:
             raise
         except Exception as error:  # each file system raises its own
             lasting = isinstance(error, (ImportError, FileNotFoundError, PermissionError))
-            if lasting or turn == TRIES - 1:
+            if lasting or attempt == TRIES - 1:
                 raise UserError(f"{url} cannot be read ({_reason(error)})") from None
-            time.sleep(2**turn / 2)
+            time.sleep(2**attempt / 2)
 
 
 def _system(url: str) -> tuple[Any, str]:

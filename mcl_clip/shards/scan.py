@@ -24,7 +24,7 @@ _META = re.compile(r"__[^/]*__($|/)")
 def scan_tar(path: str, tar: int = 0, caption_key: str | None = None, size: int | None = None) -> tuple[pa.Table, int]:
     """(rows of the samples, CRC-32 of the bytes that belong to none) of one tar.
 
-    `tar` is its place among the manifest's tars, `size` what is known of a remote one. Raises `UserError` that
+    `tar` is its index among the manifest's tars, `size` what is known of a remote one. Raises `UserError` that
     names the file.
     """
     with open_tar(path, size) as file:
@@ -79,26 +79,26 @@ def samples(buffer: Any, start: int = 0, stop: int | None = None, *, archive: bo
 def checksums(buffer: Any, sample: Sequence[Member]) -> tuple[int, int]:
     """(CRC-32 of the payloads, CRC-32 of headers and padding) of adjacent members."""
     payload = frame = 0
-    place = sample[0].start
+    at = sample[0].start
     for member in sample:
         end = member.data + member.size
-        frame = zlib.crc32(buffer[place : member.data], frame)
+        frame = zlib.crc32(buffer[at : member.data], frame)
         payload = zlib.crc32(buffer[member.data : end], payload)
-        place = end
-    return payload, zlib.crc32(buffer[place : sample[-1].stop], frame)
+        at = end
+    return payload, zlib.crc32(buffer[at : sample[-1].stop], frame)
 
 
 def _rows(buffer: Any, tar: int, caption_key: str | None) -> tuple[pa.Table, int]:
     rows: dict[str, list] = {name: [] for name in SCHEMA.names}
     seen: set[str] = set()
-    rest = place = 0
+    rest = at = 0
     caption_extension = "txt" if caption_key is None else "json"
     for sample in samples(buffer):
         if sample.key in seen:
             raise TarError(f"key {sample.key!r} occurs twice, or its members are not adjacent")
         seen.add(sample.key)
         start, stop = sample.members[0].start, sample.members[-1].stop
-        rest, place = zlib.crc32(buffer[place:start], rest), stop
+        rest, at = zlib.crc32(buffer[at:start], rest), stop
         by_extension = dict(zip(sample.extensions, sample.members, strict=True))
         code = next((code for code, name in enumerate(IMAGE_EXTENSIONS) if name in by_extension), -1)
         image = by_extension[IMAGE_EXTENSIONS[code]] if code >= 0 else None
@@ -116,7 +116,7 @@ def _rows(buffer: Any, tar: int, caption_key: str | None) -> tuple[pa.Table, int
         rows["sample_size"].append(stop - start)
         rows["payload_crc32"].append(payload_crc32)
         rows["frame_crc32"].append(frame_crc32)
-    rest = zlib.crc32(buffer[place:], rest)
+    rest = zlib.crc32(buffer[at:], rest)
     rows["tar"] = [tar] * len(rows["key"])
     table = pa.table(rows, SCHEMA)
     failed = failed_rows(table)

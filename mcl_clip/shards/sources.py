@@ -47,7 +47,7 @@ def name_sources(paths: Sequence[str]) -> list[str]:
 
     `a/00000.tar, a/00001.tar` are `00000, 00001`; `a/00000.tar, b/00000.tar` are `a/00000, b/00000`.
     """
-    split = [_place(path).removesuffix(".tar").split("/") for path in paths]
+    split = [_location(path).removesuffix(".tar").split("/") for path in paths]
     for depth in range(1, max(map(len, split), default=0) + 1):
         names = ["/".join(components[-depth:]) for components in split]
         if len(set(names)) == len(names):
@@ -61,7 +61,7 @@ def absolute(path: str) -> str:
     return path if is_remote(path) else os.path.abspath(path)
 
 
-def _place(path: str) -> str:
+def _location(path: str) -> str:
     return path.partition("://")[2].partition("?")[0] if is_remote(path) else os.path.abspath(path)
 
 

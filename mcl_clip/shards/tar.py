@@ -137,14 +137,14 @@ def _text(field: bytes) -> str:
 
 def _pax_records(payload: bytes, position: int) -> dict[str, str]:
     records = {}
-    place = 0
+    at = 0
     try:
-        while place < len(payload) and payload[place]:
-            digits = payload[place : payload.index(b" ", place)]
-            record = payload[place + len(digits) + 1 : place + int(digits)]
+        while at < len(payload) and payload[at]:
+            digits = payload[at : payload.index(b" ", at)]
+            record = payload[at + len(digits) + 1 : at + int(digits)]
             key, value = record.removesuffix(b"\n").split(b"=", 1)
             records[key.decode()] = value.decode("utf-8", "surrogateescape")
-            place += int(digits)
+            at += int(digits)
             if int(digits) <= 0:
                 raise ValueError
     except ValueError:

@@ -41,8 +41,8 @@ class WriteUnit:
             labels += kept.values()
             left_out += len(rows.table) - len(kept)
         names = sorted(set(labels), key=label_order)
-        place = {name: index for index, name in enumerate(names)}
-        code = np.array([place[label] for label in labels], np.int64)
+        index_of = {name: index for index, name in enumerate(names)}
+        code = np.array([index_of[label] for label in labels], np.int64)
         table = pa.concat_tables(tables).take(np.argsort(code, kind="stable"))
         counts = np.bincount(code, minlength=len(names)).tolist()
         write_rows(path, table, {"labels": names, "counts": counts, "left_out": left_out})
@@ -52,10 +52,10 @@ def count_units(work: Path, units: int) -> tuple[list[str], np.ndarray, int]:
     """(label paths in order, counts int32 [units, labels], samples left out) over all unit files."""
     facts = [map_rows(unit_path(work, unit))[1] for unit in range(units)]
     names = sorted({name for fact in facts for name in fact["labels"]}, key=label_order)
-    place = {name: index for index, name in enumerate(names)}
+    index_of = {name: index for index, name in enumerate(names)}
     counts = np.zeros((units, len(names)), np.int32)
     for unit, fact in enumerate(facts):
-        counts[unit, [place[name] for name in fact["labels"]]] = fact["counts"]
+        counts[unit, [index_of[name] for name in fact["labels"]]] = fact["counts"]
     return names, counts, sum(fact["left_out"] for fact in facts)
 
 
