@@ -12,8 +12,8 @@ import mcl_clip
 from demo.data import DEFAULT, TINY, Size, generate
 from demo.features import FEATURES
 from eval import mmvp, report, zero_shot
-from eval.classification_data import open_set
-from eval.mmvp_data import read_pairs
+from eval.data.classification import open_set
+from eval.data.mmvp import read_pairs
 from eval.models import ScoredModel
 from eval.scores import read_scores, table, write_scores
 from mcl_clip.errors import UserError, exit_on_user_error

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from eval.images import Batch, Sample, batches
+from eval.data.images import Batch, Sample, batches, content_hash
 from eval.models import ScoredModel
 from mcl_clip.errors import UserError
 
@@ -31,6 +31,21 @@ def embed_images(
                 stages = stage_embeddings(scored.model, image=scored.to_device(batch.pixels))
             yield [require_finite(stage, "images") for stage in stages], batch
             bar.update(len(batch.labels))
+
+
+def embed_all_images(
+    scored: ScoredModel, samples: Iterable[Sample], count: int, **options: Any
+) -> tuple[list[Tensor], list[int | str], str]:
+    """Raw float32 embeddings [count, D_s] of every stage, on the host, labels, and content hash.
+
+    Options are those of `embed_images`.
+    """
+    parts, labels, digests = [], list[int | str](), list[bytes]()
+    for stages, batch in embed_images(scored, samples, count, **options):
+        parts.append([stage.cpu() for stage in stages])
+        labels += batch.labels
+        digests += batch.digests
+    return [torch.cat(stage) for stage in zip(*parts, strict=True)], labels, content_hash(digests)
 
 
 @torch.inference_mode()

@@ -1,6 +1,5 @@
 """Scores files: a list of results in CLIP_benchmark's shape, one a model row."""
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,12 +35,6 @@ def result(
         "intervals": intervals,
         **record,
     }
-
-
-def add_output_arguments(parser: argparse.ArgumentParser) -> None:
-    """--output, --markdown."""
-    parser.add_argument("--output", help="write the scores as JSON, a list with an object a row of the model")
-    parser.add_argument("--markdown", action="store_true", help="print the table as markdown")
 
 
 def write_scores(path: str | Path, results: Sequence[dict[str, Any]]) -> None:

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from open_clip import build_zero_shot_classifier
 
+from eval.data.mmvp import read_pairs
 from eval.mmvp import evaluate
-from eval.mmvp_data import read_pairs
 from eval.models import ScoredModel
-from eval.pairs import score_pairs
+from eval.tasks.pair_similarities import pair_similarities
 from mcl_clip.errors import UserError
 from mcl_clip.fusion.collapse import CollapsedCLIP
 from mcl_clip.fusion.files import load_fused, save_fused
@@ -88,7 +88,7 @@ def test_mmvp_scores_are_the_same(tmp_path):
         assert ours["metrics"] == pytest.approx(theirs["metrics"], abs=1e-5)
     with torch.no_grad():
         images, texts = tiny_images(vit(1), 40), torch.randint(1, 1000, (40, 16))
-        correct = [score_pairs(m.encode_image(images, True), m.encode_text(texts, True)).correct for m in models]
+        correct = [pair_similarities(m.encode_image(images, True), m.encode_text(texts, True)).correct for m in models]
     assert correct[0].tolist() == correct[1].tolist()
 
 

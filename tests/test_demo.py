@@ -19,7 +19,7 @@ import mcl_clip  # registers the demo's tower
 from demo.__main__ import main
 from demo.data import TINY, generate
 from demo.features import FEATURES, NAMES
-from eval.mmvp_data import read_pairs
+from eval.data.mmvp import read_pairs
 from eval.report import main as report_main
 
 SMALL = replace(TINY, images=40, shard=25, pairs=3, zero_shot=16)

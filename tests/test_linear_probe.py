@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eval.classification_data import open_set
-from eval.linear_probe import evaluate, features, main, probe
+from eval.data.classification import open_set
+from eval.linear_probe import evaluate, main
 from eval.models import ScoredModel
+from eval.tasks.linear_probe import features, probe
 from mcl_clip import load
 from mcl_clip.errors import UserError
 from mcl_clip.models.stage_model import save_stage_model

@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 
 import mcl_clip
+from eval.data.mmvp import REVISION, download, read_pairs
 from eval.intervals import bootstrap_mean_of_groups, wilson
 from eval.mmvp import evaluate, main
-from eval.mmvp_data import REVISION, download, read_pairs
 from eval.models import ScoredModel
-from eval.pairs import mean_of_groups, score_pairs
+from eval.tasks.pair_similarities import mean_of_groups, pair_similarities
 from mcl_clip.errors import UserError
 from mcl_clip.models.stage_model import save_stage_model
 from tests.tiny_models import TINY, tiny_model
@@ -53,7 +53,7 @@ def test_the_score_is_the_official_rule_with_ties() -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(-1, 2, (80, 3), generator=generator).float()
     texts = torch.randint(-1, 2, (80, 3), generator=generator).float()
-    scores = score_pairs(images, texts)
+    scores = pair_similarities(images, texts)
     similarity = np.array(
         [[[float(texts[2 * p + t] @ images[2 * p + i]) for i in (0, 1)] for t in (0, 1)] for p in range(40)]
     )

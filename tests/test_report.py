@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from eval.report import main, write_report
-from eval.verdict import verdict
+from eval.report.verdict import verdict
 from mcl_clip.clustering.stage import cluster_stage
 from mcl_clip.errors import UserError
 from mcl_clip.shards.index import index_sources

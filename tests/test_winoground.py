@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 
 import mcl_clip
+from eval.data.winoground import open_examples
 from eval.models import ScoredModel
-from eval.pairs import PairScores
-from eval.winoground import evaluate, main, matches
-from eval.winoground_data import open_examples
+from eval.tasks.pair_similarities import PairSimilarities
+from eval.tasks.winoground import matches
+from eval.winoground import evaluate, main
 from mcl_clip.errors import UserError
 from mcl_clip.models.stage_model import save_stage_model
 from tests.tiny_models import TINY, tiny_model
@@ -83,7 +84,7 @@ def table(directory: Path) -> Path:
 def test_the_scores_are_the_published_rules_with_ties() -> None:
     generator = np.random.default_rng(0)
     similarity = generator.integers(0, 3, (300, 2, 2)).astype(float)  # [example, caption, image]
-    found = matches(PairScores(similarity, np.zeros(300), np.zeros(300)))
+    found = matches(PairSimilarities(similarity, np.zeros(300), np.zeros(300)))
     for number, s in enumerate(similarity):
         text = s[0][0] > s[1][0] and s[1][1] > s[0][1]
         image = s[0][0] > s[0][1] and s[1][1] > s[1][0]

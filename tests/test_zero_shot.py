@@ -17,12 +17,12 @@ from PIL import Image
 from timm.data import ImageNetInfo
 
 import mcl_clip
-from eval.classification_data import open_set
-from eval.classification_set import ClassificationSet
+from eval.data.classification import open_set
+from eval.data.classification_set import ClassificationSet
+from eval.data.prompts import read_templates, readable
 from eval.models import ScoredModel
-from eval.prompts import read_templates, readable
 from eval.rows import rows_of
-from eval.text_classifier import text_classifier
+from eval.tasks.text_classifier import text_classifier
 from eval.zero_shot import evaluate, main
 from mcl_clip.errors import UserError
 from mcl_clip.models.stage_model import save_stage_model

@@ -10,7 +10,7 @@ from torch import Tensor
 from benchmarks.suppression.trainer import embed
 from benchmarks.suppression.world import World
 from demo.features import NAMES
-from eval.pairs import score_pairs
+from eval.tasks.pair_similarities import pair_similarities
 from mcl_clip.fusion.combine import fuse_embeddings
 
 STRENGTHS = tuple(10.0 ** np.arange(-5, 2))
@@ -37,7 +37,7 @@ def score(
     found: dict[str, dict[str, float]] = {measure: {} for measure in MEASURES}
     for number, name in enumerate(NAMES):
         prompts, pairs = joined[f"prompts_{number}"], world.pairs[number]
-        correct = score_pairs(joined[f"pairs_{number}"], prompts[pairs.statements]).correct
+        correct = pair_similarities(joined[f"pairs_{number}"], prompts[pairs.statements]).correct
         found["pairs"][name] = float(correct.all(1).mean())
         chosen = (joined["test"] @ prompts.T).argmax(1).numpy()
         found["zero_shot"][name] = float((chosen == world.test.values[:, number]).mean())

@@ -5,24 +5,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from eval.classification_set import ClassificationSet
-from eval.hub import gated, hub_commit, said_once
-from eval.images import Sample
-from eval.prompts import read_templates, readable, templates_in
+from eval.data.classification_set import ClassificationSet
+from eval.data.hub import gated, hub_commit, said_once
+from eval.data.images import Sample
+from eval.data.prompts import read_templates, readable, templates_in
 from mcl_clip.errors import UserError
 
 SAVED = ("dataset_info.json", "dataset_dict.json", "state.json")
 PATTERNS = tuple(f"{folder}{name}" for folder in ("", "*/") for name in ("*.parquet", "metadata.csv", "metadata.jsonl"))
 
 
-def is_table_folder(path: Path) -> bool:
+def is_datasets_folder(path: Path) -> bool:
     """Whether `datasets` reads the folder: saved to disk, parquet, or an image folder with metadata."""
     return any((path / mark).is_file() for mark in SAVED) or any(
         next(path.glob(pattern), None) is not None for pattern in PATTERNS
     )
 
 
-def open_table(name: str, split: str, revision: str | None = None, flag: str = "--dataset") -> tuple[Any, str]:
+def load_split(name: str, split: str, revision: str | None = None, flag: str = "--dataset") -> tuple[Any, str]:
     """(table, commit of the hub) that `name` stands for; the commit is empty for local data and without a network.
 
     Raises `UserError` with the mend when it cannot be had.
@@ -58,14 +58,14 @@ def _failure(error: Exception, name: str) -> str:
     return f"cannot be loaded: {reason.rstrip('.')}{mend}"
 
 
-def open_classification_table(
+def open_hf_classification(
     name: str, split: str, image_column: str | None, label_column: str | None, revision: str | None
 ) -> ClassificationSet:
     """A table with an image column and a label column, of class labels, numbers or text.
 
     Without names these are the only image column, and `label` or the only column of class labels.
     """
-    table, commit = open_table(name, split, revision)
+    table, commit = load_split(name, split, revision)
     image_column = image_column or _only(table, "Image", "image", "--image-column", name)
     label_column = label_column or _only(table, "ClassLabel", "label", "--label-column", name)
     for flag, column in (("--image-column", image_column), ("--label-column", label_column)):

@@ -1,17 +1,16 @@
 """mcl-report: what every stage learned, as report.html (self-contained) and report.md in the run directory."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from eval import plots
-from eval.pages import TEMPLATES
-from eval.report_data import RunFacts, read_run
-from eval.report_sections import of_task, other_sections, pair_sections, zero_shot_sections
+from eval.report import plots
+from eval.report.pages import TEMPLATES
+from eval.report.run_facts import RunFacts, read_run
+from eval.report.sections import of_task, other_sections, pair_sections, zero_shot_sections
+from eval.report.verdict import PAIR, verdict
 from eval.scores import interval, percent
-from eval.verdict import PAIR, verdict
 from mcl_clip.artifacts import atomic_path
 from mcl_clip.errors import exit_on_user_error
 
@@ -137,7 +136,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     print(write_report(args.run))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from eval.classification_set import ClassificationSet
-from eval.images import Sample
-from eval.prompts import read_lines, templates_in
+from eval.data.classification_set import ClassificationSet
+from eval.data.images import Sample
+from eval.data.prompts import read_lines, templates_in
 from mcl_clip.errors import UserError
 from mcl_clip.shards.offsets import IMAGE_EXTENSIONS
 from mcl_clip.shards.tar import Member, TarError, members

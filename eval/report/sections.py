@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from eval import plots
-from eval.report_data import RunFacts
+from eval.report import plots
+from eval.report.run_facts import RunFacts
+from eval.report.verdict import PAIR, types_of
 from eval.scores import interval, percent
-from eval.verdict import PAIR, types_of
 
 
 def pair_sections(pairs: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:

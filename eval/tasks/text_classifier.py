@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from eval.data.prompts import prompts
 from eval.embedding import embed_texts
 from eval.models import ScoredModel
-from eval.prompts import prompts
 from eval.rows import Row, row_embedding
 from mcl_clip.artifacts import atomic_path, sha256_json
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from eval.classification_set import ClassificationSet
+from eval.data.classification_set import ClassificationSet
 from eval.embedding import embed_images
 from eval.models import ScoredModel
 from eval.rows import row_embedding, rows_of

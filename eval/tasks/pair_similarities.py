@@ -1,4 +1,4 @@
-"""Pairs of images and texts: which image does each text pick?"""
+"""Two images against two texts: the similarities of every pair, and which image each text picks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class PairScores:
+class PairSimilarities:
     """Similarities of n pairs: text_image [n, 2 texts, 2 images]; images and texts [n], inside the pairs."""
 
     text_image: np.ndarray
@@ -37,13 +37,13 @@ class PairScores:
         return self.choices[:, 0] == self.choices[:, 1]
 
 
-def score_pairs(image_embeddings: Tensor, text_embeddings: Tensor) -> PairScores:
+def pair_similarities(image_embeddings: Tensor, text_embeddings: Tensor) -> PairSimilarities:
     """From unit embeddings [2n, D], the two of a pair side by side."""
-    images, texts = (each.float().reshape(-1, 2, each.shape[-1]) for each in (image_embeddings, text_embeddings))
-    return PairScores(
-        text_image=torch.einsum("ntd,nid->nti", texts, images).cpu().numpy(),
-        images=(images[:, 0] * images[:, 1]).sum(-1).cpu().numpy(),
-        texts=(texts[:, 0] * texts[:, 1]).sum(-1).cpu().numpy(),
+    images, texts = (each.float().cpu().reshape(-1, 2, each.shape[-1]) for each in (image_embeddings, text_embeddings))
+    return PairSimilarities(
+        text_image=torch.einsum("ntd,nid->nti", texts, images).numpy(),
+        images=(images[:, 0] * images[:, 1]).sum(-1).numpy(),
+        texts=(texts[:, 0] * texts[:, 1]).sum(-1).numpy(),
     )
 
 

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from eval.classification_set import ClassificationSet
-from eval.images import Sample, file_sample
-from eval.prompts import read_lines, readable, templates_in
+from eval.data.classification_set import ClassificationSet
+from eval.data.images import Sample, file_sample
+from eval.data.prompts import read_lines, readable, templates_in
 from mcl_clip.errors import UserError
 from mcl_clip.shards.offsets import IMAGE_EXTENSIONS
 

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.images import file_sample
-from eval.mmvp_data import Pair
-from eval.pages import TEMPLATES
-from eval.pairs import PairScores
+from eval.data.images import file_sample
+from eval.data.mmvp import MMVPPair
+from eval.report.pages import TEMPLATES
+from eval.tasks.pair_similarities import PairSimilarities
 from mcl_clip.artifacts import atomic_path
 
 WORDS = {"gained": "gained", "lost": "lost", "both": "right in both", "neither": "wrong in both"}
@@ -19,7 +19,7 @@ KINDS = {(False, True): "gained", (True, False): "lost", (True, True): "both", (
 ALONE = WORDS | {"both": "right", "neither": "wrong"}
 
 
-def write_csv(path: str | Path, pairs: Sequence[Pair], scores: Mapping[str, PairScores]) -> None:
+def write_csv(path: str | Path, pairs: Sequence[MMVPPair], scores: Mapping[str, PairSimilarities]) -> None:
     """One line a row of the model and pair: ids, statements, similarities, choices, whether the pair counts."""
     header = ["model", "type", "id_1", "id_2", "statement_1", "statement_2"]
     header += ["sim_text1_image1", "sim_text1_image2", "sim_text2_image1", "sim_text2_image2"]
@@ -35,7 +35,9 @@ def write_csv(path: str | Path, pairs: Sequence[Pair], scores: Mapping[str, Pair
                 writer.writerow([name, pair.type, *pair.ids, *pair.statements, *similarities, *choices, correct])
 
 
-def write_html(path: str | Path, pairs: Sequence[Pair], scores: Mapping[str, PairScores], name: str = "MMVP") -> None:
+def write_html(
+    path: str | Path, pairs: Sequence[MMVPPair], scores: Mapping[str, PairSimilarities], name: str = "MMVP"
+) -> None:
     """A self-contained page of all pairs by Type; marked are the first row (stage 0) and the last (the fused model)."""
     first, last = next(iter(scores)), list(scores)[-1]
     hits = [scores[row].pair_correct.astype(bool).tolist() for row in (first, last)]
@@ -62,7 +64,7 @@ def write_html(path: str | Path, pairs: Sequence[Pair], scores: Mapping[str, Pai
         temporary.write_text(page, encoding="utf-8")
 
 
-def _choices(row: str, pair: Pair, scores: PairScores, index: int) -> dict[str, Any]:
+def _choices(row: str, pair: MMVPPair, scores: PairSimilarities, index: int) -> dict[str, Any]:
     texts = zip(pair.ids, scores.choices[index], scores.correct[index], strict=True)
     return {
         "name": row,

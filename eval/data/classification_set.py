@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from eval.images import Sample
+from eval.data.images import Sample
 
 
 @dataclass(frozen=True)

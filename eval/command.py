@@ -1,0 +1,71 @@
+"""What the scorers' commands share: the flags of model, data and output, and how scores are shown."""
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+import mcl_clip
+from eval.models import ScoredModel
+from eval.scores import table, write_scores
+from mcl_clip.errors import UserError
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """--model, --pretrained, --fusion, --device, --precision, --batch-size."""
+    parser.add_argument(
+        "--model",
+        required=True,
+        help="a fused directory, a stage directory, an open_clip name (with --pretrained), or several of these by "
+        "comma, fused on the fly",
+    )
+    parser.add_argument("--pretrained", help="weights of an open_clip name: a tag or a file")
+    parser.add_argument("--fusion", default="concat", choices=("concat", "mean-cosine"), help="of several models")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "amp", "amp_bf16", "bf16", "fp16"))
+    parser.add_argument("--batch-size", type=positive, default=64, help="images at once (default 64)")
+
+
+def add_column_arguments(parser: argparse.ArgumentParser) -> None:
+    """--revision, --image-column, --label-column of a classification set."""
+    parser.add_argument("--revision", help="branch, tag or commit of a hub data set; the commit is recorded")
+    parser.add_argument("--image-column", help="of a table (default: image, or the only column of images)")
+    parser.add_argument(
+        "--label-column", help="of a table: the class or attribute (default: label, or the only column of class labels)"
+    )
+
+
+def add_output_arguments(parser: argparse.ArgumentParser) -> None:
+    """--output, --markdown."""
+    parser.add_argument("--output", help="write the scores as JSON, a list with an object a row of the model")
+    parser.add_argument("--markdown", action="store_true", help="print the table as markdown")
+
+
+def positive(text: str) -> int:
+    """A whole number above zero, for argparse."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return number
+
+
+def load_scored_model(args: argparse.Namespace) -> ScoredModel:
+    """Load what the flags of `add_model_arguments` name; `UserError` when it cannot be had."""
+    weights = args.precision if args.precision in ("bf16", "fp16") else "fp32"
+    if str(args.device).startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"--device {args.device}: torch sees no GPU here; use --device cpu")
+    try:
+        model, preprocess, tokenizer = mcl_clip.load(
+            args.model, device=args.device, precision=weights, pretrained=args.pretrained, fusion=args.fusion
+        )
+    except UserError as error:
+        raise UserError(f"--model {args.model}: {error}") from None
+    return ScoredModel(model, preprocess, tokenizer, args.model, args.pretrained or "", args.precision)
+
+
+def show(rows: Sequence[dict[str, Any]], columns: Sequence[str], args: argparse.Namespace) -> None:
+    """Print the columns of the scores and write them, as the flags of `add_output_arguments` say."""
+    print(table(rows, columns, markdown=args.markdown))
+    if args.output:
+        write_scores(args.output, rows)

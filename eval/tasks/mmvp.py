@@ -1,0 +1,138 @@
+"""MMVP-VLM: of two images that differ in one visual pattern, does each text pick its own?"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from eval.data.images import file_sample
+from eval.data.mmvp import MMVPPair
+from eval.embedding import embed_all_images, embed_texts
+from eval.intervals import bootstrap_mean, bootstrap_mean_of_groups
+from eval.models import ScoredModel
+from eval.rows import row_embedding, rows_of
+from eval.scores import result
+from eval.tasks.pair_similarities import PairSimilarities, mean_of_groups, pair_similarities
+
+TASK = "mmvp_vlm"
+PROMPT = "a photo of "
+CHANCE = 0.25
+
+
+def evaluate(
+    scored: ScoredModel,
+    pairs: Sequence[MMVPPair],
+    *,
+    dataset: str = "mmvp_vlm",
+    revision: str = "",
+    prompt: str = PROMPT,
+    batch_size: int = 64,
+    progress: bool = False,
+) -> list[dict[str, Any]]:
+    """Score every row of the model on `pairs` (see `read_pairs`), in one pass over the images.
+
+    A pair counts when both texts, each with the prompt before it, pick their own image. Metrics, as fractions:
+    pair_accuracy (mean of the Types), pair_accuracy/{Type}, text_accuracy, same_image_rate, image_similarity and
+    text_similarity inside pairs, chance, n_pairs; after the first row also gain and gain/{Type} over it (see `gains`).
+    `intervals` holds the 95 % bootstrap interval of each. `revision` names the published data, else they are named
+    by their content.
+    """
+    scores, content = score_rows(scored, pairs, prompt=prompt, batch_size=batch_size, progress=progress)
+    return results(scored, pairs, scores, dataset=dataset, revision=revision or content, prompt=prompt)
+
+
+def results(
+    scored: ScoredModel,
+    pairs: Sequence[MMVPPair],
+    scores: dict[str, PairSimilarities],
+    *,
+    dataset: str = "mmvp_vlm",
+    revision: str,
+    prompt: str = PROMPT,
+) -> list[dict[str, Any]]:
+    """The scores file's rows from the similarities."""
+    record = scored.record() | {"data_revision": revision, "prompt": prompt}
+    base = next(iter(scores.values()))
+    made = []
+    for name, each in scores.items():
+        metrics, intervals = pair_metrics(each, pairs)
+        if each is not base:
+            gained, ends = gains(each, base, pairs)
+            metrics, intervals = metrics | gained, intervals | ends
+        made.append(
+            result(scored, name, dataset=dataset, task=TASK, metrics=metrics, intervals=intervals, record=record)
+        )
+    return made
+
+
+@torch.inference_mode()
+def score_rows(
+    scored: ScoredModel,
+    pairs: Sequence[MMVPPair],
+    *,
+    prompt: str = PROMPT,
+    batch_size: int = 64,
+    progress: bool = False,
+) -> tuple[dict[str, PairSimilarities], str]:
+    """Similarities of all pairs for every row of the model, and the content hash of the pairs."""
+    samples = [
+        file_sample(path, f"{pair.type}/{statement}")
+        for pair in pairs
+        for path, statement in zip(pair.images, pair.statements, strict=True)
+    ]
+    texts = embed_texts(scored, [prompt + statement for pair in pairs for statement in pair.statements])
+    stages, _, content = embed_all_images(scored, samples, len(samples), batch_size=batch_size, progress=progress)
+    scores = {
+        row.name: pair_similarities(row_embedding(scored.model, row, stages), row_embedding(scored.model, row, texts))
+        for row in rows_of(scored.model)
+    }
+    return scores, content
+
+
+def pair_metrics(scores: PairSimilarities, pairs: Sequence[MMVPPair]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(metrics, intervals) of `evaluate` from the similarities, gains aside."""
+    types = [pair.type for pair in pairs]
+    hits = scores.pair_correct
+    by_type = mean_of_groups(hits, types)
+    simple = {
+        "text_accuracy": scores.correct.mean(1),
+        "same_image_rate": scores.same_image,
+        "image_similarity": scores.images,
+        "text_similarity": scores.texts,
+    }
+    metrics = {
+        "pair_accuracy": float(np.mean(list(by_type.values()))),
+        **{name: float(values.mean()) for name, values in simple.items()},
+        "chance": CHANCE,
+        "n_pairs": len(pairs),
+        **{f"pair_accuracy/{name}": value for name, value in by_type.items()},
+    }
+    intervals = {
+        "pair_accuracy": bootstrap_mean_of_groups(hits, types),
+        **{name: bootstrap_mean(values) for name, values in simple.items()},
+        **{f"pair_accuracy/{name}": bootstrap_mean(hits[_members(types, name)]) for name in by_type},
+    }
+    return metrics, intervals
+
+
+def gains(
+    scores: PairSimilarities, base: PairSimilarities, pairs: Sequence[MMVPPair]
+) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+    """(metrics, intervals): gain (mean of the Types) and gain/{Type}, pair accuracy above stage 0's on the same pairs.
+
+    The bootstrap is paired: what is redrawn is each pair's difference.
+    """
+    types = [pair.type for pair in pairs]
+    difference = scores.pair_correct - base.pair_correct
+    by_type = mean_of_groups(difference, types)
+    metrics = {"gain": float(np.mean(list(by_type.values())))}
+    intervals = {"gain": bootstrap_mean_of_groups(difference, types)}
+    for name, value in by_type.items():
+        metrics[f"gain/{name}"] = value
+        intervals[f"gain/{name}"] = bootstrap_mean(difference[_members(types, name)])
+    return metrics, intervals
+
+
+def _members(types: Sequence[str], name: str) -> np.ndarray:
+    return np.array([each == name for each in types])
