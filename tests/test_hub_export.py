@@ -114,8 +114,8 @@ def test_probabilities_are_ours(ran, name):
 
 def test_the_code_beside_the_weights_needs_no_mcl_clip():
     files = sources(tiny_conv=True)
-    assert {"modeling_mcl_clip.py", "fused_model.py", "shared_blocks.py", "tiny_conv.py"} <= files.keys()
-    assert "tiny_conv.py" not in sources(tiny_conv=False)
+    assert {"modeling_mcl_clip.py", "fusion__fused_model.py", "models__tiny_conv.py"} <= files.keys()
+    assert "models__tiny_conv.py" not in sources(tiny_conv=False)
     for name, text in files.items():
         nodes = list(ast.walk(ast.parse(text, name)))
         names = [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]

@@ -12,6 +12,7 @@ import torch
 
 from mcl_clip.errors import UserError
 from mcl_clip.loading.loader import GlobalBatchLoader
+from mcl_clip.loading.open_clip_data import for_open_clip
 from mcl_clip.plan.policy import Policy
 from tests.data import TRANSFORM, labelled, make_index, planned_keys, tokenize
 from tests.distributed import run_ranks
@@ -218,7 +219,7 @@ def test_global_random_state_is_not_moved(index):
 
 def test_open_clips_form_tells_the_loss_the_layout(index):
     loader, loss = loader_of(index), types.SimpleNamespace(segments=None)
-    data = loader.for_open_clip(loss)
+    data = for_open_clip(loader, loss)
     data.set_epoch(1)
     layouts = [loss.segments for _ in data.dataloader]
     assert layouts == [loader.plans[1].layout(t) for t in range(len(loader.plans[1]))]

@@ -14,6 +14,7 @@ from torch import nn
 
 from mcl_clip.loading.augment import train_transform
 from mcl_clip.loading.loader import GlobalBatchLoader
+from mcl_clip.loading.open_clip_data import for_open_clip
 from mcl_clip.loss import MCLClipLoss
 from mcl_clip.plan.policy import Policy
 from mcl_clip.shards.manifest import Manifest
@@ -137,7 +138,7 @@ def test_our_loader_and_loss_run_inside_open_clips_loop(tmp_path, accum_freq):
     args = open_clip_arguments(name, accum_freq=accum_freq, batch_size=16 // accum_freq)
     optimizer = open_clip_optimizer(model, 1e-3)
     before = [parameter.detach().clone() for parameter in model.parameters()]
-    data = {"train": loader.for_open_clip(loss.loss)}
+    data = {"train": for_open_clip(loader, loss.loss)}
     schedule = cosine_lr(optimizer, 1e-3, 1, loader.steps_per_epoch)
     train_one_epoch(model, data, loss, 0, optimizer, None, schedule, None, args)
 

@@ -11,42 +11,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mcl_clip.errors import UserError
 from mcl_clip.fusion.combine import weight_shares
-from mcl_clip.fusion.fused_model import FusedCLIP
 
 
-class CollapsedCLIP(FusedCLIP):
-    """A fused model whose embedding has one stage's size; dot products of its outputs are the fused cosines.
+def collapse_images(
+    embeddings: Sequence[Tensor],
+    fusion: str = "concat",
+    weights: Sequence[float] | None = None,
+    normalize: bool = False,
+) -> Tensor:
+    """Raw stage embeddings of images, each [B, D], to one [B, D] whose dot products with `collapse_texts` are the
+    fused cosines.
 
-    With `normalize=True` image vectors are divided by the norm of the uncollapsed embedding, so they are
-    *not* unit: a scorer that renormalises them keeps the classes of an image, but not the order of images
-    for a text.
+    With `normalize` a vector is divided by the norm of the uncollapsed embedding, so it is *not* unit: a scorer
+    that renormalises it keeps the classes of an image, but not the order of images for a text.
     """
+    if fusion == "mean-cosine":
+        shares = weight_shares(len(embeddings), weights)
+        return torch.stack([F.normalize(e, dim=-1) * w for e, w in zip(embeddings, shares, strict=True)]).sum(0)
+    total = torch.stack(list(embeddings)).sum(0) / len(embeddings) ** 0.5
+    if not normalize:
+        return total
+    return total / torch.stack([e.square().sum(-1) for e in embeddings]).sum(0).sqrt()[:, None].clamp_min(1e-12)
 
-    def __init__(self, stages: Sequence, *args, **kwargs):
-        super().__init__(stages, *args, **kwargs)
-        if not self.shares_text_tower:
-            raise UserError(
-                "collapse needs stages that share one text tower bit for bit (train with --lock-text); "
-                "these differ, so use the fused model"
-            )
 
-    def collapse(self) -> "FusedCLIP":
-        """Itself: it is collapsed."""
-        return self
-
-    def fuse_images(self, embeddings: list[Tensor], normalize: bool = False) -> Tensor:
-        if self.fusion == "mean-cosine":
-            shares = weight_shares(len(embeddings), self.weights)
-            return torch.stack([F.normalize(e, dim=-1) * w for e, w in zip(embeddings, shares, strict=True)]).sum(0)
-        total = torch.stack(embeddings).sum(0) / len(embeddings) ** 0.5
-        if not normalize:
-            return total
-        return total / torch.stack([e.square().sum(-1) for e in embeddings]).sum(0).sqrt()[:, None].clamp_min(1e-12)
-
-    def fuse_texts(self, embeddings: list[Tensor], normalize: bool = False) -> Tensor:
-        return F.normalize(embeddings[0], dim=-1) if normalize else embeddings[0]
-
-    def _embed_dim(self) -> int:
-        return self.dims[0]
+def collapse_texts(embeddings: Sequence[Tensor], normalize: bool = False) -> Tensor:
+    """The text embedding [B, D] that all stages share."""
+    return F.normalize(embeddings[0], dim=-1) if normalize else embeddings[0]

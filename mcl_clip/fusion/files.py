@@ -19,7 +19,6 @@ from mcl_clip.artifacts import atomic_directory, read_json, sha256_file, write_j
 from mcl_clip.errors import UserError
 from mcl_clip.fusion.build import build_untrained, open_tokenizer
 from mcl_clip.fusion.card import card_text
-from mcl_clip.fusion.collapse import CollapsedCLIP
 from mcl_clip.fusion.fused_model import FusedCLIP
 from mcl_clip.fusion.output import MCL_CONFIG_NAME, check_output
 from mcl_clip.fusion.shared_blocks import identical
@@ -69,7 +68,7 @@ def save_fused(model: FusedCLIP, directory: str | os.PathLike, card: Mapping[str
             "version": VERSION,
             "fusion": model.fusion,
             "weights": model.weights,
-            "collapsed": isinstance(model, CollapsedCLIP),
+            "collapsed": model.collapsed,
             "stages": [
                 {
                     "source": _public(stage.source),
@@ -108,9 +107,10 @@ def load_fused(directory: str | os.PathLike, device: str | torch.device = "cpu",
             raise UserError(f"{directory}: stage {number} and its tensors do not fit ({reason})") from None
         tokenizer = stages[0].tokenizer if stages else open_tokenizer(folder)
         stages.append(Stage(model, stage_config, tokenizer, str(entry.get("source", ""))))
-    model_class = CollapsedCLIP if config["collapsed"] else FusedCLIP
     try:
-        fused = model_class(stages, config["fusion"], config["weights"], config["card"])
+        fused = FusedCLIP(
+            stages, config["fusion"], config["weights"], config["card"], collapsed=bool(config["collapsed"])
+        )
         for name in set(_logit_names(fused)) & tensors.keys():
             getattr(fused, name).data.copy_(tensors[name].reshape(getattr(fused, name).shape))
     except UserError:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mcl_clip.errors import UserError
+from mcl_clip.fusion.collapse import collapse_images, collapse_texts
 from mcl_clip.fusion.combine import check_fusion, fuse_embeddings, weight_shares
 from mcl_clip.fusion.shared_blocks import SharedTowers, share_tensors
 from mcl_clip.fusion.stages import Stage, check_stages
@@ -39,9 +40,11 @@ class FusedCLIP(nn.Module):
     the sum of the stages' sizes. Blocks that are equal across stages run once and are one tensor in
     memory: the stages' modules are taken over, not copied. `logit_scale` (a logarithm, as open_clip's) is
     the mean of the stages', weighted as the fusion is, `logit_bias` likewise. Built in evaluation mode,
-    for inference.
+    for inference. `collapsed` gives embeddings of one stage's size whose dot products are the same scores
+    (see `collapse`).
 
-    Raises `UserError` when the stages do not read one kind of image and token, or the weights do not fit.
+    Raises `UserError` when the stages do not read one kind of image and token, the weights do not fit, or
+    text towers that differ were to be collapsed.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class FusedCLIP(nn.Module):
         weights: Sequence[float] | None = None,
         card: dict[str, Any] | None = None,
         output_dict: bool = False,
+        collapsed: bool = False,
     ):
         super().__init__()
         check_stages(stages)
@@ -64,7 +68,7 @@ class FusedCLIP(nn.Module):
             None if weights is None else list(weights),
             dict(card or {}),
         )
-        self.output_dict = output_dict
+        self.output_dict, self.collapsed = output_dict, collapsed
         for number, stage in enumerate(stages[1:], start=1):
             warn_of_moved_statistics(number, stage.model.visual, models[0].visual)
 
@@ -72,8 +76,14 @@ class FusedCLIP(nn.Module):
         images = [_image_steps(stage, stages[0], split) for stage in stages]
         texts = [text_steps(model, split) for model in models]
         self._image_towers, self._text_towers = SharedTowers(images), SharedTowers(texts)
+        if collapsed and not self.shares_text_tower:
+            raise UserError(
+                "collapse needs stages that share one text tower bit for bit (train with --lock-text); "
+                "these differ, so use the fused model"
+            )
         self.dims = [int(config["embed_dim"]) for config in (stage.config["model_cfg"] for stage in stages)]
-        self.visual = FusedVisual(stages[0], self._image_towers, self.fuse_images, self._embed_dim())
+        output_dim = self.dims[0] if collapsed else sum(self.dims)
+        self.visual = FusedVisual(stages[0], self._image_towers, self.fuse_images, output_dim)
         self.context_length = models[0].context_length
         self.vocab_size = getattr(models[0], "vocab_size", None)
         shares = weight_shares(len(stages), self.weights)
@@ -149,26 +159,24 @@ class FusedCLIP(nn.Module):
             raise UserError(f"stages {list(indices)} are not distinct numbers from 0 to {self.num_stages - 1}")
         weights = self.weights and [self.weights[index] for index in indices]
         stages = [self.stage_info[index] for index in indices]
-        return type(self)(stages, self.fusion, weights, self.card, self.output_dict)
+        return FusedCLIP(stages, self.fusion, weights, self.card, self.output_dict, self.collapsed)
 
     def collapse(self) -> "FusedCLIP":
         """A model of one stage's embedding size with the same scores; `UserError` when text towers differ."""
-        from mcl_clip.fusion.collapse import CollapsedCLIP
-
-        collapsed = CollapsedCLIP(self.stage_info, self.fusion, self.weights, self.card, self.output_dict)
+        collapsed = FusedCLIP(self.stage_info, self.fusion, self.weights, self.card, self.output_dict, collapsed=True)
         collapsed.logit_scale, collapsed.logit_bias = self.logit_scale, self.logit_bias
         return collapsed
 
     def fuse_images(self, embeddings: list[Tensor], normalize: bool = False) -> Tensor:
         """The image embedding from what `stage_embeddings` gave."""
-        return fuse_embeddings(embeddings, self.fusion, self.weights, normalize)
+        fuse = collapse_images if self.collapsed else fuse_embeddings
+        return fuse(embeddings, self.fusion, self.weights, normalize)
 
     def fuse_texts(self, embeddings: list[Tensor], normalize: bool = False) -> Tensor:
         """The text embedding from what `stage_embeddings` gave."""
+        if self.collapsed:
+            return collapse_texts(embeddings, normalize)
         return fuse_embeddings(embeddings, self.fusion, self.weights, normalize)
-
-    def _embed_dim(self) -> int:
-        return sum(self.dims)
 
 
 def warn_of_moved_statistics(number: int, visual: nn.Module, base: nn.Module) -> None:

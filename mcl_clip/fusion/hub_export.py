@@ -3,18 +3,17 @@
 The code needs open_clip_torch, timm and huggingface_hub, not mcl_clip: it is this package's own source, flat.
 """
 
+import ast
 import os
-import re
 from pathlib import Path
 
-import mcl_clip
 from mcl_clip.artifacts import atomic_directory, write_json
 from mcl_clip.fusion.files import save_fused
 from mcl_clip.fusion.fused_model import FusedCLIP
 from mcl_clip.fusion.output import check_output
 
 MODULE = "modeling_mcl_clip"
-_IMPORT = re.compile(r"^(\s*)from mcl_clip((?:\.\w+)+) import", re.MULTILINE)
+PACKAGE = Path(__file__).parents[2]  # what `mcl_clip` is in
 _USAGE = """
 ## With transformers
 
@@ -79,20 +78,31 @@ def uses_tiny_conv(model: FusedCLIP) -> bool:
 
 
 def sources(tiny_conv: bool) -> dict[str, str]:
-    """File names and contents: `transformers_model` and every module of mcl_clip that it needs, in one folder."""
-    package = Path(mcl_clip.__file__).parent
-    first = (package / "fusion" / "transformers_model.py").read_text()
-    if tiny_conv:
-        first += "\n\nfrom mcl_clip.models.tiny_conv import TinyConv as TinyConv  # noqa: E402  registers the tower\n"
-    files, queue = {}, {MODULE: first}
+    """File names and contents: `transformers_model` and every module of mcl_clip that it needs, in one folder.
+
+    Their names are the modules' paths in full, so no two meet. The first file imports all others: older transformers
+    fetch no more than what it names.
+    """
+    first = "mcl_clip.fusion.transformers_model"
+    files: dict[str, str] = {}
+    queue = [first, "mcl_clip.models.tiny_conv"] if tiny_conv else [first]
     while queue:
-        name, text = queue.popitem()
-        files[f"{name}.py"] = _IMPORT.sub(lambda found: f"{found[1]}from .{_last(found[2])} import", text)
-        for path in (found[2] for found in _IMPORT.finditer(text)):
-            if f"{_last(path)}.py" not in files and _last(path) not in queue:
-                queue[_last(path)] = package.joinpath(*path.strip(".").split(".")).with_suffix(".py").read_text()
-    return files
+        module = queue.pop()
+        text = (PACKAGE / f"{module.replace('.', '/')}.py").read_text()
+        for imported in _own_imports(text):
+            text = text.replace(f"from {imported} import", f"from .{_flat(imported)} import")
+            queue += [imported] if _flat(imported) not in files else []
+        files[_flat(module)] = text
+    entry = files.pop(_flat(first))
+    every = "".join(f"from .{name} import __name__ as _  # noqa: E402\n" for name in sorted(files))
+    return {f"{name}.py": text for name, text in {MODULE: f"{entry}\n{every}", **files}.items()}
 
 
-def _last(path: str) -> str:
-    return path.rpartition(".")[2]
+def _own_imports(text: str) -> list[str]:
+    """The modules of mcl_clip that a module imports names from."""
+    found = [node.module or "" for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)]
+    return sorted({module for module in found if module.startswith("mcl_clip.")})
+
+
+def _flat(module: str) -> str:
+    return module.removeprefix("mcl_clip.").replace(".", "__")

@@ -14,7 +14,6 @@ from mcl_clip.errors import UserError
 from mcl_clip.loading.augment import Transform
 from mcl_clip.loading.dataset import Request, Samples, ShardDataset, Tokenizer
 from mcl_clip.loading.normalize import Normalize
-from mcl_clip.loading.open_clip_data import OpenClipData
 from mcl_clip.plan.epochs import EpochPlans
 from mcl_clip.plan.plan import Plan
 from mcl_clip.plan.policy import Policy
@@ -146,10 +145,6 @@ class GlobalBatchLoader:
                 f"{len(self.faults)} samples cannot be read, more than {self.max_faults}: {listed}; "
                 "check the data with mcl-shards verify"
             )
-
-    def for_open_clip(self, loss: Any) -> OpenClipData:
-        """This loader as `data["train"]` of open_clip's own training loop, with an MCL loss."""
-        return OpenClipData(self, loss)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the run stands in the data, in plain values; the same on every rank."""

@@ -1,12 +1,16 @@
 """The shape in which open_clip_train's `train_one_epoch` takes its data."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-if TYPE_CHECKING:
-    from mcl_clip.loading.loader import GlobalBatchLoader
+from mcl_clip.loading.loader import GlobalBatchLoader
+
+
+def for_open_clip(loader: GlobalBatchLoader, loss: Any) -> "OpenClipData":
+    """A loader as `data["train"]` of open_clip's own training loop, with an MCL loss."""
+    return OpenClipData(loader, loss)
 
 
 class OpenClipData:
@@ -16,7 +20,7 @@ class OpenClipData:
     served as well.
     """
 
-    def __init__(self, loader: "GlobalBatchLoader", loss: Any):
+    def __init__(self, loader: GlobalBatchLoader, loss: Any):
         self.loader, self.loss = loader, loss
         self.num_batches = len(loader)
         self.num_samples = loader.steps_per_epoch * loader.global_batch
