@@ -26,13 +26,13 @@ from mcl_clip.loading.augment import train_transform
 from mcl_clip.loading.loader import GlobalBatchLoader, MicroBatch
 from mcl_clip.plan.segments import SegmentLayout
 from mcl_clip.shards.index import index_sources
+from training.arrows.stage import StageTraining
 from training.build import build_base
 from training.optimizer import make_scaler
 from training.preemption import Preemption
 from training.ranks import Ranks
 from training.reporting import Trackers
 from training.resolve import parse_recipe, resolve
-from training.stage import StageTraining
 from training.validation import Validation
 
 WARM_STEPS = 3

@@ -108,7 +108,7 @@ def test_captions_from_json(tmp_path):
     rows = manifest.open_shard(0)
     assert rows.keys == ["a", "b", "c", "d", "e"] and rows.num_samples == 1
     assert [rows.read_caption(row) for row in range(5)] == ["A", None, None, None, None]
-    with pytest.raises(UserError, match="--caption-key"):
+    with pytest.raises(UserError, match="--mcl-caption-key"):
         index_sources(paths, tmp_path / "index")
     with pytest.raises(UserError, match=r"no sample.*'other'"):
         index_sources(paths, tmp_path / "other", caption_key="other")

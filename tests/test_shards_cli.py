@@ -40,7 +40,7 @@ def test_index_bucket_and_verify(data, capsys):
     for extra in ([], ["--mcl-index-only"]):
         target = folder / f"buckets{len(extra)}"
         command = ["bucket", "--train-data", folder / "index", "--labels", folder / "labels.parquet", *extra]
-        status, out, _ = run(capsys, *command, "--output", target, "--shard-size", 4)
+        status, out, _ = run(capsys, *command, "--output", target, "--mcl-shard-size", 4)
         assert (status, "17 samples of 3 labels in 6 shards, 1 without label left out" in out) == (0, True)
     status, out, _ = run(capsys, "verify", folder / "index", folder / "buckets0", folder / "buckets1")
     assert (status, out.count("all is well")) == (0, 3)
@@ -69,7 +69,7 @@ def test_tars_are_indexed_on_the_way_to_buckets(data, capsys):
         ("bucket --train-data {d}/data --clusters {d}/none --output {d}/b", "no finished clusters"),
         (
             "bucket --train-data {d}/data --labels {d}/labels.parquet --output {d}/b --shard-size 0",
-            "--shard-size",
+            "--mcl-shard-size",
         ),
         ("verify {d}", "no finished index"),
         ("index --train-data {d}/data --output {d}/labels.parquet", "labels.parquet cannot be written to"),
@@ -87,13 +87,13 @@ def test_mistakes_end_in_one_line(data, capsys, arguments, reason):
     assert line.startswith("error: ") and reason in line
 
 
-@pytest.mark.parametrize("flag", ["--caption-key", "--index"])
+@pytest.mark.parametrize("flag", ["--mcl-caption-key", "--index"])
 def test_flags_without_effect_on_an_index_are_refused(data, capsys, flag):
     folder, _ = data
     assert run(capsys, "index", "--train-data", folder / "data", "--output", folder / "index")[0] == 0
     command = ["bucket", "--train-data", folder / "index", "--labels", folder / "labels.parquet"]
     status, _, line = run(capsys, *command, "--output", folder / "b", flag, "x")
-    assert (status, f"error: {flag} is for tars" in line) == (2, True)
+    assert (status, line.startswith(f"error: {flag} ") and "is for tars" in line) == (2, True)
 
 
 def test_the_same_command_with_relative_paths_finds_its_work_done(data, capsys, monkeypatch):

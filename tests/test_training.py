@@ -371,7 +371,7 @@ class TestBadInput:
             (["--lock-text"], "--lock-text-freeze-layer-norm"),
             (["--opt", "timm/no-such-optimizer", "--beta1", "0.9"], "--opt timm/no-such-optimizer"),
             (["--imagenet-val", "/nowhere"], "--imagenet-val"),
-            (["--val-data", "/nowhere"], "/nowhere"),
+            (["--val-data", "/nowhere"], "--val-data /nowhere"),
             (["--horovod"], "--horovod"),
             (["--device", "abacus"], "--device abacus"),
             (["--beta1", "2"], "--beta1 2"),

@@ -13,7 +13,8 @@ import pytest
 
 from tests.jobs import finish, run_job, start, wait_for
 from tests.tiny_runs import command, fingerprint, losses, metrics
-from training import health, pipeline, preemption
+from training import health, preemption
+from training.arrows import buckets
 from training.step import TrainingStep
 
 
@@ -102,7 +103,7 @@ def fail_between_steps(rank):
         raise KeyError("a bug")
 
     if rank == 1:
-        pipeline.write_buckets = fail
+        buckets.write_buckets = fail
 
 
 @pytest.mark.parametrize("before", [fail_in_a_step, fail_between_steps])

@@ -13,9 +13,7 @@ from mcl_clip.clustering.encoder import AUTOCAST, TOWERS
 from mcl_clip.clustering.information import agreement
 from mcl_clip.clustering.stage import cluster_stage
 from mcl_clip.errors import UserError
-from mcl_clip.shards.index import index_sources
-from mcl_clip.shards.manifest import Manifest
-from mcl_clip.shards.sources import expand_sources, manifest_directory
+from training.arrows.source import open_or_index
 from training.ranks import Ranks, join, leave
 
 
@@ -51,9 +49,16 @@ def _check_device(name: str) -> None:
 def _cluster(options: argparse.Namespace, ranks: Ranks) -> Clusters:
     if options.compare:
         Clusters.load(options.compare)  # a mistake is said before hours of work, not after
+    source = open_or_index(
+        options.train_data,
+        options.index or options.output.with_name(f"{options.output.name}-source"),
+        ranks,
+        caption_key=options.mcl_caption_key,
+        workers=options.workers,
+    )
     return cluster_stage(
         options.model,
-        _source(options, ranks),
+        source,
         options.output,
         k=options.mcl_clusters,
         text_k=options.mcl_text_clusters,
@@ -71,22 +76,6 @@ def _cluster(options: argparse.Namespace, ranks: Ranks) -> Clusters:
         world_size=ranks.world_size,
         barrier=ranks.barrier,
         progress=True,
-    )
-
-
-def _source(options: argparse.Namespace, ranks: Ranks) -> Manifest:
-    found = manifest_directory(options.train_data)
-    if found:
-        return Manifest.load(found)
-    return index_sources(
-        expand_sources(options.train_data),
-        options.index or options.output.with_name(f"{options.output.name}-source"),
-        workers=max(options.workers, 1),
-        caption_key=options.caption_key,
-        rank=ranks.rank,
-        world_size=ranks.world_size,
-        barrier=ranks.barrier,
-        progress=ranks.is_first,
     )
 
 
@@ -137,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
     add("--workers", type=int, default=4, help="decoding processes of each rank (default 4)")
     add("--index", help="where the index of tars goes (default: OUTPUT-source)")
-    add("--caption-key", help="take captions from this key of .json, not from .txt")
+    add("--mcl-caption-key", "--caption-key", help="take captions from this key of .json, not from .txt")
     add("--compare", help="clusters of the same data: print the adjusted Rand index with them")
     return parser
 

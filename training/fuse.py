@@ -68,7 +68,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--output", required=True, help="directory of the fused model")
     add(
+        "--mcl-fusion",
         "--fusion",
+        dest="fusion",
         choices=FUSIONS,
         default="concat",
         help="concat: raw embeddings side by side, as published (default); "

@@ -9,11 +9,11 @@ from pathlib import Path
 from mcl_clip.clustering.pseudo_labels import PseudoLabels, UserLabels
 from mcl_clip.errors import UserError
 from mcl_clip.shards.buckets import write_buckets
-from mcl_clip.shards.index import index_sources
 from mcl_clip.shards.labels import ShardLabels
 from mcl_clip.shards.manifest import Manifest
-from mcl_clip.shards.sources import expand_sources, manifest_directory
+from mcl_clip.shards.sources import manifest_directory
 from mcl_clip.shards.verify import verify
+from training.arrows.source import index, open_or_index
 from training.ranks import Ranks, join, leave
 
 
@@ -44,7 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _index(options: argparse.Namespace, ranks: Ranks) -> str:
-    manifest = _indexed(options, options.output, ranks)
+    manifest = index(
+        options.train_data, options.output, ranks, caption_key=options.mcl_caption_key, workers=options.workers
+    )
     return (
         f"{options.output}: {manifest.num_samples} samples in {manifest.num_shards} shards, "
         f"{manifest.num_failed} without image or caption"
@@ -52,15 +54,15 @@ def _index(options: argparse.Namespace, ranks: Ranks) -> str:
 
 
 def _bucket(options: argparse.Namespace, ranks: Ranks) -> str:
-    if options.shard_size < 1:
-        raise UserError(f"--shard-size {options.shard_size}: a shard holds at least one sample")
+    if options.mcl_shard_size < 1:
+        raise UserError(f"--mcl-shard-size {options.mcl_shard_size}: a shard holds at least one sample")
     labels: ShardLabels = UserLabels(options.labels) if options.labels else PseudoLabels(options.clusters)
     manifest = write_buckets(
         _source(options, ranks),
         labels,
         options.output,
         index_only=options.mcl_index_only,
-        shard_size=options.shard_size,
+        shard_size=options.mcl_shard_size,
         workers=options.workers,
         rank=ranks.rank,
         world_size=ranks.world_size,
@@ -74,14 +76,12 @@ def _bucket(options: argparse.Namespace, ranks: Ranks) -> str:
 
 
 def _source(options: argparse.Namespace, ranks: Ranks) -> Manifest:
-    found = manifest_directory(options.train_data)
-    if not found:
-        beside = options.output.with_name(f"{options.output.name}-source")
-        return _indexed(options, options.index or beside, ranks)
-    if options.index or options.caption_key:
-        flag = "--index" if options.index else "--caption-key"
-        raise UserError(f"{flag} is for tars, but {found} is indexed already; leave it out")
-    return Manifest.load(found)
+    if options.index and manifest_directory(options.train_data):
+        raise UserError(f"--index is for tars, but {options.train_data} is indexed already; leave it out")
+    directory = options.index or options.output.with_name(f"{options.output.name}-source")
+    return open_or_index(
+        options.train_data, directory, ranks, caption_key=options.mcl_caption_key, workers=options.workers
+    )
 
 
 def _verify(options: argparse.Namespace) -> int:
@@ -95,26 +95,13 @@ def _verify(options: argparse.Namespace) -> int:
     return 0 if sound else 1
 
 
-def _indexed(options: argparse.Namespace, directory: Path, ranks: Ranks) -> Manifest:
-    return index_sources(
-        expand_sources(options.train_data),
-        directory,
-        workers=options.workers,
-        caption_key=options.caption_key,
-        rank=ranks.rank,
-        world_size=ranks.world_size,
-        barrier=ranks.barrier,
-        progress=True,
-    )
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mcl-shards", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    index = commands.add_parser("index", help="index WebDataset tars; they are only read")
+    indexing = commands.add_parser("index", help="index WebDataset tars; they are only read")
     bucket = commands.add_parser("bucket", help="group samples by label into shards of their own")
     check = commands.add_parser("verify", help="check every byte against index and manifest")
-    for command in (index, bucket):
+    for command in (indexing, bucket):
         command.add_argument(
             "--train-data",
             required=True,
@@ -123,17 +110,21 @@ def _parser() -> argparse.ArgumentParser:
             + ("; or a directory with a manifest.json" if command is bucket else ""),
         )
         command.add_argument("--output", required=True, type=Path, help="directory to write; the same command resumes")
-        command.add_argument("--caption-key", help="take captions from this key of .json, not from .txt")
+        command.add_argument(
+            "--mcl-caption-key", "--caption-key", help="take captions from this key of .json, not from .txt"
+        )
     labels = bucket.add_mutually_exclusive_group(required=True)
     labels.add_argument("--labels", help="parquet file with columns shard, key, label")
     labels.add_argument("--clusters", nargs="+", help="cluster directories of stages 0, 1, ... in order")
     bucket.add_argument("--index", type=Path, help="where the index of --train-data goes (default: OUTPUT-source)")
-    bucket.add_argument("--shard-size", type=int, default=1000, help="samples in a shard (default 1000)")
+    bucket.add_argument(
+        "--mcl-shard-size", "--shard-size", type=int, default=1000, help="samples in a shard (default 1000)"
+    )
     bucket.add_argument(
         "--mcl-index-only", action="store_true", help="write no tars, only an index into those of the source"
     )
     check.add_argument("directories", nargs="+", help="directories with a manifest.json")
-    for command in (index, bucket, check):
+    for command in (indexing, bucket, check):
         command.add_argument(
             "--workers", type=int, default=_cores(), help="processes on this rank (default: its cores)"
         )

@@ -93,7 +93,7 @@ def _begin(directory: Path, job: dict[str, Any]) -> None:
     if claim.exists():
         _refuse_other(directory, read_json(claim), job, "holds unfinished buckets of")
     elif any(entry.name != "work" for entry in directory.iterdir()):
-        raise UserError(f"{directory} is not empty and holds no buckets; choose another --output")
+        raise UserError(f"{directory} is not empty and holds no buckets; choose another directory")
     else:
         write_json(claim, job)
 
@@ -111,7 +111,7 @@ def _refuse_other(directory: Path, old: dict[str, Any], new: dict[str, Any], ver
     different = [name for name in new if old.get(name) != new[name]]
     if different:
         raise UserError(
-            f"{directory} {verb} another {', '.join(different)} than this run; delete it, or choose another --output"
+            f"{directory} {verb} another {', '.join(different)} than this run; delete it, or choose another directory"
         )
 
 

@@ -127,7 +127,7 @@ def _commit(directory: Path, paths: list[str], stored: list[str], caption_key: s
     facts = [fact for file in files for fact in read_json(file)]
     columns = {name: [fact[name] for fact in facts] for name in ("samples", "failed", "bytes", "rows_sha256")}
     if not sum(columns["samples"]):
-        wanted = f".json with {caption_key!r}" if caption_key else ".txt (for captions in .json: --caption-key)"
+        wanted = f".json with {caption_key!r}" if caption_key else ".txt (for captions in .json: --mcl-caption-key)"
         raise UserError(f"no sample of {paths[0]} and {len(paths) - 1} more has an image and a {wanted}")
     write_manifest(
         directory,
@@ -154,11 +154,11 @@ def _stored_path(path: str, directory: Path) -> str:
 def _check_fresh(manifest: Manifest, stored: list[str], caption_key: str | None) -> None:
     again = f"delete {manifest.directory / 'manifest.json'} and run again"
     if manifest.kind != "source":
-        raise UserError(f"{manifest.directory} holds {manifest.kind}, not an index; choose another --output")
+        raise UserError(f"{manifest.directory} holds {manifest.kind}, not an index; choose another directory")
     if manifest.caption_key != caption_key:
         raise UserError(
             f"{manifest.directory} takes captions from {manifest.caption_key or '.txt'}, not "
-            f"{caption_key or '.txt'} (--caption-key); {again}"
+            f"{caption_key or '.txt'} (--mcl-caption-key); {again}"
         )
     known = manifest.tar_table["path"].to_pylist()
     if known != stored:
@@ -167,8 +167,7 @@ def _check_fresh(manifest: Manifest, stored: list[str], caption_key: str | None)
             f"{len(stored)} tars, not {len(known)}",
         )
         raise UserError(
-            f"{manifest.directory} is the index of other tars than --train-data ({other}); {again}, or "
-            f"choose another --output"
+            f"{manifest.directory} is the index of other tars ({other}); {again}, or choose another directory"
         )
     for shard, (path, size) in enumerate(zip(manifest.tars.paths, manifest.tars.sizes, strict=True)):
         if is_remote(path):

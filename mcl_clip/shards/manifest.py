@@ -157,7 +157,7 @@ def make_directory(directory: Path) -> None:
         if not os.access(directory, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
-        raise UserError(f"{directory} cannot be written to ({error.strerror}); choose another --output") from None
+        raise UserError(f"{directory} cannot be written to ({error.strerror}); choose another directory") from None
 
 
 def write_manifest(

@@ -12,24 +12,24 @@ from mcl_clip.errors import UserError
 from mcl_clip.shards.remote import expand_url, is_remote
 
 
-def expand_sources(spec: str | Sequence[str | os.PathLike]) -> list[str]:
+def expand_sources(spec: str | Sequence[str | os.PathLike], flag: str = "--train-data") -> list[str]:
     """Tars that a spec names, in the order written; every one exists.
 
     A spec is a path, a brace pattern (`{00000..00012}.tar`), a glob (sorted), a directory (its *.tar,
     sorted), a URL that fsspec opens (braces and `*` too), several of these joined by `::`, or a list of these.
-    Raises `UserError` for a part that matches nothing, a tar named twice, and anything else. That a URL's tar is
-    there shows when it is indexed.
+    Raises `UserError` for a part that matches nothing, a tar named twice, and anything else, naming `flag`. That a
+    URL's tar is there shows when it is indexed.
     """
     parts = spec.split("::") if isinstance(spec, str) else [str(part) for part in spec]
     found: list[str] = []
     for part in parts:
-        found.extend(_expand(part))
+        found.extend(_expand(part, flag))
     if not found:
-        raise UserError("--train-data names no tar; give a path, a brace pattern or a directory of tars")
+        raise UserError(f"{flag} names no tar; give a path, a brace pattern or a directory of tars")
     seen = set()
     for path in (tar if is_remote(tar) else os.path.realpath(tar) for tar in found):
         if path in seen:
-            raise UserError(f"--train-data names {path} twice; upsampling is not supported, name it once")
+            raise UserError(f"{flag} names {path} twice; upsampling is not supported, name it once")
         seen.add(path)
     return found
 
@@ -65,14 +65,14 @@ def _location(path: str) -> str:
     return path.partition("://")[2].partition("?")[0] if is_remote(path) else os.path.abspath(path)
 
 
-def _expand(part: str) -> list[str]:
+def _expand(part: str, flag: str) -> list[str]:
     scheme = re.match(r"(\w+):", part)
     if scheme and not is_remote(part):
-        raise UserError(f"--train-data {part}: paths and URLs can be read, not {scheme[1]}:; copy or mount the data")
+        raise UserError(f"{flag} {part}: paths and URLs can be read, not {scheme[1]}:; copy or mount the data")
     try:
         patterns = list(braceexpand(part))
     except ValueError:
-        raise UserError(f"--train-data {part}: braces do not match") from None
+        raise UserError(f"{flag} {part}: braces do not match") from None
     found = []
     for pattern in patterns:
         if is_remote(pattern):
@@ -84,6 +84,6 @@ def _expand(part: str) -> list[str]:
         else:
             matches = sorted(glob.glob(pattern))
         if not matches:
-            raise UserError(f"--train-data {pattern}: no such tar, and no directory with *.tar in it")
+            raise UserError(f"{flag} {pattern}: no such tar, and no directory with *.tar in it")
         found.extend(matches)
     return found

@@ -1,0 +1,44 @@
+"""Stage model -> clusters: the recipe's k-means of one stage's embeddings."""
+
+import shutil
+
+from mcl_clip.clustering.stage import cluster_stage
+from mcl_clip.errors import UserError
+from training.arrows.job import Job
+from training.reporting import log
+
+PRECISION = {"fp32": "fp32", "amp": "fp16", "fp16": "fp16", "pure_fp16": "fp16"}  # the others: bf16
+
+
+def cluster(job: Job, stage: int) -> None:
+    """Cluster the source on the embeddings of a finished stage, unless all later stages have labels of the user's."""
+    recipe, out = job.recipe, job.directory.clusters(stage)
+    if all(later.labels for later in recipe.stages[stage + 1 :]):
+        return
+    if not (out / "clusters.json").exists():
+        log.info(f"stage {stage}: clustering")
+    try:
+        cluster_stage(
+            job.directory.model(stage),
+            job.source,
+            out,
+            k=recipe.stages[stage].clusters,
+            text_k=recipe.clustering.text_clusters,
+            on=recipe.clustering.cluster_on,
+            seed=recipe.seed,
+            reservoir=recipe.clustering.reservoir,
+            precision=PRECISION.get(recipe.optimization.precision, "bf16"),
+            previous=[job.directory.clusters(earlier) for earlier in range(stage)],
+            keep_features=recipe.clustering.keep_features,
+            workers=recipe.data.workers,
+            device=str(job.ranks.device),
+            rank=job.ranks.rank,
+            world_size=job.ranks.world_size,
+            barrier=job.ranks.barrier,
+            progress=job.ranks.is_first,
+        )
+    except UserError:
+        # Too many clusters for this model, say: the same command with fewer shall find a clean place.
+        if job.ranks.is_first and not (out / "clusters.json").exists():
+            shutil.rmtree(out, ignore_errors=True)
+        raise

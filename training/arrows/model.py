@@ -1,0 +1,90 @@
+"""Source or buckets -> stage model: a stage is trained, or stage 0 kept as it is pretrained."""
+
+import gc
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mcl_clip.loading.augment import train_transform
+from mcl_clip.loading.loader import GlobalBatchLoader
+from mcl_clip.models.stage_model import model_hash
+from mcl_clip.shards.manifest import Manifest
+from training.arrows.job import Job
+from training.arrows.stage import StageTraining, save_built
+from training.build import BuiltModel, base_weights, build_base, build_from_stage, check_locks, scratch_seed
+from training.reporting import log
+from training.run_directory import is_finished
+
+
+def train(job: Job, stage: int, data: Manifest) -> None:
+    """Make the model of a stage out of its data and the weights that it starts from."""
+    keep = stage == 0 and job.recipe.base == "keep"
+    weights = job.ranks.share(partial(_first_weights, job, stage))
+    made_from = {"data": "none" if keep else data.hash, "weights": weights}
+    model = job.directory.model(stage)
+    if is_finished(model, made_from):
+        log.info(f"stage {stage}: finished before, {model}")
+        return
+    built = _build(job, stage)
+    if stage == 0:
+        check_locks(built.model, job.recipe.stages)
+    if keep:
+        job.ranks.on_first(partial(save_built, built, model, 0, made_from))
+        log.info(f"stage 0: kept as it is pretrained, {model}")
+        return
+    _train(job, stage, data, built, made_from)
+    log.info(f"stage {stage}: finished, {model}")
+    gc.collect()  # ends the loader's processes before the next arrow starts its own
+
+
+def _train(job: Job, stage: int, data: Manifest, built: BuiltModel, made_from: Mapping[str, Any]) -> None:
+    StageTraining(
+        recipe=job.recipe,
+        stage=stage,
+        built=built,
+        loader=_loader(job, stage, data, built),
+        directory=job.directory.stage(stage),
+        ranks=job.ranks,
+        preemption=job.preemption,
+        trackers=job.trackers,
+        validation=job.validation,
+        made_from=made_from,
+    ).run()
+
+
+def _first_weights(job: Job, stage: int) -> str:
+    if stage == 0:
+        return base_weights(job.recipe.model)
+    return "new" if job.recipe.stages[stage].init == "scratch" else model_hash(_init_directory(job, stage))
+
+
+def _init_directory(job: Job, stage: int) -> Path:
+    return job.directory.model(stage - 1 if job.recipe.stages[stage].init == "previous" else 0)
+
+
+def _build(job: Job, stage: int) -> BuiltModel:
+    precision, device, seed = job.recipe.optimization.precision, job.ranks.device, job.recipe.seed
+    if stage == 0:
+        return build_base(job.recipe.model, precision, seed, device)
+    fresh = scratch_seed(seed, stage) if job.recipe.stages[stage].init == "scratch" else None
+    return build_from_stage(_init_directory(job, stage), precision, device, fresh)
+
+
+def _loader(job: Job, stage: int, data: Manifest, built: BuiltModel) -> GlobalBatchLoader:
+    recipe = job.recipe.data
+    return GlobalBatchLoader(
+        data,
+        seed=job.recipe.seed,
+        stage=stage,
+        batch_size=recipe.batch_size,
+        accum_freq=recipe.accum_freq,
+        transform=train_transform(built.preprocess_cfg, recipe.aug_cfg),
+        tokenizer=built.tokenizer,
+        rank=job.ranks.rank,
+        world_size=job.ranks.world_size,
+        workers=recipe.workers,
+        policy=recipe.policy,
+        num_samples=recipe.train_num_samples,
+        device=job.ranks.device,
+    )

@@ -1,0 +1,44 @@
+"""Recipe against data: what would fail only hours later is refused before anything is made."""
+
+from mcl_clip.clustering.pseudo_labels import UserLabels
+from mcl_clip.errors import UserError
+from mcl_clip.shards.manifest import Manifest
+from training.recipe import Recipe
+
+
+def check_data(recipe: Recipe, source: Manifest) -> None:
+    """`UserError` for data that is no source, has an empty shard, or is too small for the recipe."""
+    if source.kind != "source":
+        raise UserError(
+            f"--train-data {source.directory} holds {source.kind}, not source shards; give the tars it was made from"
+        )
+    failed = source.shards["failed"].to_numpy()
+    empty = [
+        name
+        for name, size, lost in zip(source.shard_names, source.shard_size, failed, strict=True)
+        if lost and not size
+    ]
+    if empty:
+        where = f"under {source.caption_key!r} of its .json" if source.caption_key else "in .txt members"
+        raise UserError(
+            f"shard {empty[0]} has no sample with an image and a caption {where}; "
+            "mend it, or leave it out of --train-data"
+        )
+    if source.num_samples < recipe.data.global_batch:
+        raise UserError(
+            f"{source.num_samples} samples are fewer than one global batch of {recipe.data.global_batch} "
+            "(--batch-size x --accum-freq x processes): lower --batch-size or bring more data"
+        )
+    for stage in recipe.stages[: recipe.num_stages]:
+        if stage.clusters > source.num_samples:
+            raise UserError(
+                f"--mcl-clusters {stage.clusters} is more than the {source.num_samples} samples; choose fewer"
+            )
+        if stage.clusters > recipe.clustering.reservoir:
+            raise UserError(
+                f"--mcl-clusters {stage.clusters} is more than the {recipe.clustering.reservoir} samples "
+                "that k-means is fitted on; raise --mcl-reservoir"
+            )
+    for stage in recipe.stages[1:]:
+        if stage.labels:
+            UserLabels(stage.labels)
