@@ -24,6 +24,8 @@ from mcl_clip.fusion.files import load_fused, save_fused
 from mcl_clip.fusion.fused_model import FusedCLIP
 from mcl_clip.fusion.stages import Stage
 from mcl_clip.models.stage_model import complete_model_cfg, save_stage_model
+from mcl_clip.openclip.configs import get_model_config
+from mcl_clip.openclip.models import create_model
 
 
 def make_stages(model_name: str, stages: int, own_blocks: int, device: str) -> list[Any]:
@@ -33,7 +35,7 @@ def make_stages(model_name: str, stages: int, own_blocks: int, device: str) -> l
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        base = open_clip.create_model(model_name, device=device).eval()
+        base = create_model(model_name, device=device).eval()
     moving = {id(p) for block in last_blocks(base, own_blocks) for p in block.parameters()}
     models = [base]
     for number in range(1, stages):
@@ -93,7 +95,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     device = options.device
     models = make_stages(options.model, options.stages, options.own_blocks, device)
     tokenizer = open_clip.get_tokenizer(options.model)
-    cfg = open_clip.get_model_config(options.model)
+    cfg = get_model_config(options.model)
     stages = [
         Stage(m, {"model_cfg": complete_model_cfg(m, cfg), "preprocess_cfg": m.visual.preprocess_cfg}, tokenizer)
         for m in models

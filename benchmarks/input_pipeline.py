@@ -22,13 +22,13 @@ import open_clip
 import open_clip_train.data as theirs
 import torch
 import webdataset
-from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
 from mcl_clip import seeds
 from mcl_clip.loading.augment import train_transform
 from mcl_clip.loading.loader import GlobalBatchLoader
 from mcl_clip.loading.open_clip_data import for_open_clip
+from mcl_clip.openclip.transforms import PreprocessCfg, image_transform_v2
 from mcl_clip.plan.policy import Policy
 from mcl_clip.shards.index import index_sources
 from mcl_clip.shards.manifest import Manifest

@@ -13,10 +13,8 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-import open_clip
 import torch
-from open_clip_train.params import parse_args
-from open_clip_train.scheduler import cosine_lr
+from open_clip.loss import ClipLoss
 from open_clip_train.train import train_one_epoch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -24,6 +22,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import input_pipeline
 from mcl_clip.loading.augment import train_transform
 from mcl_clip.loading.loader import GlobalBatchLoader, MicroBatch
+from mcl_clip.openclip.flags import parse_args
+from mcl_clip.openclip.schedules import cosine_lr
 from mcl_clip.plan.segments import SegmentLayout
 from mcl_clip.shards.index import index_sources
 from training.arrows.stage import StageTraining
@@ -209,7 +209,7 @@ class _Comparison:
         data = {"train": SimpleNamespace(dataloader=loader, set_epoch=lambda epoch: None)}
         scaler = make_scaler(self.options.precision, self.device)
         schedule = cosine_lr(optimizer, 1e-4, 5, count)
-        train_one_epoch(model, data, open_clip.ClipLoss(), 0, optimizer, scaler, schedule, None, args)
+        train_one_epoch(model, data, ClipLoss(), 0, optimizer, scaler, schedule, None, args)
 
     def _micro_batches(self, batches) -> list[MicroBatch]:
         keys = [f"00000/{place:09d}" for place in range(self.options.batch_size)]

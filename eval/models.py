@@ -8,11 +8,12 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
-from open_clip import get_input_dtype
-from open_clip_train.precision import get_autocast
 from torch import Tensor, nn
 
-PACKAGES = ("mcl_clip", "open_clip_torch", "torch", "transformers", "datasets")
+from mcl_clip.openclip.precision import get_autocast, get_input_dtype
+from mcl_clip.openclip.version import VERSION
+
+PACKAGES = ("mcl_clip", "torch", "transformers", "datasets")
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class ScoredModel:
             "model_hash": weights_hash(self.model),
             "quick_gelu": any(type(module).__name__ == "QuickGELU" for module in self.model.modules()),
             "python": platform.python_version(),
-            "packages": {name: version(name) for name in PACKAGES},
+            "packages": {name: version(name) for name in PACKAGES} | {"open_clip_torch": VERSION},
         }
 
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch.distributed as dist
-from open_clip_train.distributed import init_distributed_device
 
 from eval.command import add_column_arguments, add_model_arguments, add_output_arguments, load_scored_model, show
 from eval.data.classification import open_set
@@ -14,6 +13,7 @@ from eval.scores import write_clip_benchmark
 from eval.tasks.text_classifier import default_cache
 from eval.tasks.zero_shot import evaluate
 from mcl_clip.errors import exit_on_user_error
+from mcl_clip.openclip.distributed import init_distributed_device
 
 
 @exit_on_user_error

@@ -5,7 +5,6 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from open_clip import build_zero_shot_classifier
 
 from eval.data.mmvp import read_pairs
 from eval.mmvp import evaluate
@@ -13,6 +12,7 @@ from eval.models import ScoredModel
 from eval.tasks.pair_similarities import pair_similarities
 from mcl_clip.errors import UserError
 from mcl_clip.fusion.files import load_fused, save_fused
+from mcl_clip.openclip.zero_shot import build_zero_shot_classifier
 from tests.test_fused_model import fused_of, tokens, vit
 from tests.test_mmvp import write_questions, write_set
 from tests.tiny_models import tiny_images

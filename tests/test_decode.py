@@ -5,13 +5,11 @@ import random
 import subprocess
 
 import numpy as np
-import open_clip
 import pytest
 import torch
 import torchvision.transforms.functional as TF
 from hypothesis import given
 from hypothesis import strategies as st
-from open_clip.transform import AugmentationCfg, PreprocessCfg, image_transform_v2
 from PIL import Image
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 
@@ -27,6 +25,13 @@ from mcl_clip.loading.augment import (
 )
 from mcl_clip.loading.decode import DecodeError, decode_pil, decode_rgb
 from mcl_clip.loading.normalize import Normalize
+from mcl_clip.openclip.transforms import (
+    OPENAI_DATASET_MEAN,
+    OPENAI_DATASET_STD,
+    AugmentationCfg,
+    PreprocessCfg,
+    image_transform_v2,
+)
 
 
 def picture(height, width, seed=0):
@@ -187,9 +192,9 @@ def test_other_augmentations_take_open_clips_transform_with_the_samples_own_seed
 
 def test_normalisation_is_totensor_and_normalize():
     image = picture(20, 30)
-    oracle = TF.normalize(TF.to_tensor(image), open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
+    oracle = TF.normalize(TF.to_tensor(image), OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
     for channels_last in (False, True):
-        normalise = Normalize(open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD, channels_last=channels_last)
+        normalise = Normalize(OPENAI_DATASET_MEAN, OPENAI_DATASET_STD, channels_last=channels_last)
         ours = normalise(pixels(image)[None])
         assert ours.is_contiguous(memory_format=normalise.format)
         torch.testing.assert_close(ours[0], oracle, rtol=1e-6, atol=2e-6)

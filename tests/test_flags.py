@@ -1,9 +1,9 @@
 """Which of open_clip's flags are supported, frozen against the installed open_clip; the rest is refused by name."""
 
 import pytest
-from open_clip_train.params import parse_args as parse_open_clip
 
 from mcl_clip.errors import UserError
+from mcl_clip.openclip.flags import parse_args as parse_open_clip
 from training import flags
 from training.resolve import resolve
 

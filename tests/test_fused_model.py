@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
-from open_clip import build_zero_shot_classifier, get_tokenizer
+from open_clip import get_tokenizer
 from PIL import Image
 
 import mcl_clip
@@ -19,6 +19,7 @@ from mcl_clip.fusion.files import save_fused
 from mcl_clip.fusion.fused_model import FusedCLIP
 from mcl_clip.fusion.stages import Stage
 from mcl_clip.models.stage_model import complete_model_cfg
+from mcl_clip.openclip.zero_shot import build_zero_shot_classifier
 from tests.tiny_models import TINY, tiny_images, tiny_model, word_tokenizer
 
 
@@ -163,7 +164,7 @@ def test_other_means_and_deviations_are_handled():
 
 def test_what_cannot_be_one_model_is_refused_in_words(tmp_path):
     words = get_tokenizer("ViT-B-32", context_length=16)
-    from open_clip.tokenizer import HFTokenizer
+    from mcl_clip.openclip.tokenizers import HFTokenizer
 
     other = HFTokenizer(str(word_tokenizer(tmp_path)), context_length=16)
     more = HFTokenizer(str(word_tokenizer(tmp_path / "more", "zebra")), context_length=16)

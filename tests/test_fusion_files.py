@@ -119,7 +119,7 @@ def test_low_precision_loads(fused):
 
 
 def test_a_hugging_face_tokenizer_is_stored_with_the_model(tmp_path):
-    from open_clip.tokenizer import HFTokenizer
+    from mcl_clip.openclip.tokenizers import HFTokenizer
 
     tokenizer = HFTokenizer(str(word_tokenizer(tmp_path / "words")), context_length=16)
     stages = [stage(vit(seed), tokenizer=tokenizer) for seed in (1, 2)]

@@ -10,7 +10,6 @@ import sys
 import open_clip
 import pytest
 import torch
-from open_clip.tokenizer import HFTokenizer
 from PIL import Image
 
 import mcl_clip
@@ -19,6 +18,9 @@ from mcl_clip.fusion.files import save_fused
 from mcl_clip.fusion.fused_model import FusedCLIP
 from mcl_clip.fusion.hub_export import sources
 from mcl_clip.fusion.stages import Stage
+from mcl_clip.openclip.configs import get_model_config
+from mcl_clip.openclip.models import create_model
+from mcl_clip.openclip.tokenizers import HFTokenizer
 from tests.test_fused_model import stage, vit
 from tests.test_shared_blocks import changed
 from tests.tiny_models import tiny_model, word_tokenizer
@@ -66,8 +68,8 @@ def models(directory):
     yield "sigmoid", FusedCLIP([stage(model, "siglip") for model in sigmoid], "mean-cosine", [1, 2])
     shared = copy.deepcopy(base)
     yield "collapsed", FusedCLIP([stage(shared), stage(changed(shared, "visual"))]).collapse()
-    conv = open_clip.create_model("mcl-tiny-conv").eval()
-    config = {"model_cfg": open_clip.get_model_config("mcl-tiny-conv"), "preprocess_cfg": conv.visual.preprocess_cfg}
+    conv = create_model("mcl-tiny-conv").eval()
+    config = {"model_cfg": get_model_config("mcl-tiny-conv"), "preprocess_cfg": conv.visual.preprocess_cfg}
     yield "conv", FusedCLIP([Stage(conv, config, open_clip.get_tokenizer("mcl-tiny-conv"))])
     words = HFTokenizer(str(word_tokenizer(directory / "tokenizer")), context_length=16)
     named = stage(vit(2), tokenizer=words)

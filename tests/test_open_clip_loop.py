@@ -5,10 +5,8 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
-from open_clip.loss import SigLipLoss
+from open_clip.loss import ClipLoss, SigLipLoss
 from open_clip_train.main import random_seed
-from open_clip_train.params import parse_args
-from open_clip_train.scheduler import const_lr, cosine_lr
 from open_clip_train.train import train_one_epoch
 from torch import nn
 
@@ -16,6 +14,9 @@ from mcl_clip.loading.augment import train_transform
 from mcl_clip.loading.loader import GlobalBatchLoader
 from mcl_clip.loading.open_clip_data import for_open_clip
 from mcl_clip.loss import MCLClipLoss
+from mcl_clip.openclip.flags import parse_args
+from mcl_clip.openclip.models import create_model
+from mcl_clip.openclip.schedules import const_lr, cosine_lr
 from mcl_clip.plan.policy import Policy
 from mcl_clip.shards.manifest import Manifest
 from tests.data import labelled
@@ -106,7 +107,7 @@ def test_no_stages_is_open_clips_loop_step_for_step(tmp_path, flags, changes):
     name = f"local-dir:{tmp_path}/architecture"
     random_seed(0, 0)
     start = {"init_logit_scale": torch.tensor(10.0).log().item(), "init_logit_bias": -10} if siglip else {}
-    model = open_clip.create_model(name, output_dict=True, **start)
+    model = create_model(name, output_dict=True, **start)
     args = open_clip_arguments(name, accum_freq=1, batch_size=16, **changes)
     optimizer = open_clip_optimizer(model, 1e-3, 0.05 if "--wd" in flags else 0.2)
     schedule = (const_lr if "const" in flags else cosine_lr)(optimizer, 1e-3, 4, STEPS)
@@ -115,7 +116,7 @@ def test_no_stages_is_open_clips_loop_step_for_step(tmp_path, flags, changes):
     for epoch in range(EPOCHS):
         loader.set_epoch(epoch)
         epochs.append([(batch.images, batch.texts) for batch in loader])
-    loss = Recorded(SigLipLoss() if siglip else open_clip.ClipLoss())
+    loss = Recorded(SigLipLoss() if siglip else ClipLoss())
     for epoch in range(EPOCHS):
         train_one_epoch(model, {"train": Batches(epochs[epoch])}, loss, epoch, optimizer, None, schedule, None, args)
 

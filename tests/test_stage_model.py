@@ -4,7 +4,6 @@ import sys
 
 import pytest
 import torch
-from open_clip.tokenizer import HFTokenizer
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -14,6 +13,7 @@ from mcl_clip.models.stage_model import (
     model_hash,
     save_stage_model,
 )
+from mcl_clip.openclip.tokenizers import HFTokenizer
 from tests.tiny_models import TINY, tiny_images, tiny_model, word_tokenizer
 
 

@@ -5,10 +5,8 @@ from pathlib import Path
 
 import datasets
 import numpy as np
-import open_clip
 import pytest
 import torch
-from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
 from eval.models import ScoredModel
@@ -16,6 +14,8 @@ from eval.sugarcrepe import evaluate, main, open_category
 from mcl_clip import load
 from mcl_clip.errors import UserError
 from mcl_clip.models.stage_model import save_stage_model
+from mcl_clip.openclip.tokenizers import SimpleTokenizer
+from mcl_clip.openclip.transforms import PreprocessCfg, image_transform_v2
 from tests.tiny_models import TINY, tiny_model
 
 
@@ -88,7 +88,7 @@ def test_a_tie_is_wrong(tmp_path) -> None:
     with torch.no_grad():
         model.text_projection.zero_()
     preprocess = image_transform_v2(PreprocessCfg(size=(32, 32)), is_train=False)
-    tokenizer = open_clip.SimpleTokenizer(context_length=16)
+    tokenizer = SimpleTokenizer(context_length=16)
     rows = evaluate(ScoredModel(model, preprocess, tokenizer, "m"), [open_category("swap_att", tmp_path)])
     assert rows[0]["metrics"]["accuracy"] == 0.0
 

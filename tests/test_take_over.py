@@ -1,9 +1,9 @@
 """Stages from checkpoints, names and the hub's cache."""
 
+import json
 from pathlib import Path
 
 import huggingface_hub
-import open_clip
 import pytest
 import torch
 
@@ -12,18 +12,20 @@ from mcl_clip.errors import UserError
 from mcl_clip.fusion.files import save_fused
 from mcl_clip.fusion.take_over import open_stage
 from mcl_clip.models.stage_model import save_stage_model
+from mcl_clip.openclip.configs import add_model_config
 from tests.test_fused_model import fused_of, vit
 from tests.tiny_models import TINY, tiny_images, tiny_model
 from training.fuse import main
 
 
-@pytest.fixture
-def names(monkeypatch):
+@pytest.fixture(scope="module")
+def names(tmp_path_factory):
     """Tiny architectures under open_clip names."""
-    configs = open_clip.factory._MODEL_CONFIGS
-    monkeypatch.setitem(configs, "tiny", TINY["vit"])
-    monkeypatch.setitem(configs, "tiny-quickgelu", TINY["vit"] | {"quick_gelu": True})
-    monkeypatch.setitem(configs, "tiny-sigmoid", TINY["siglip"])
+    folder = tmp_path_factory.mktemp("model_configs")
+    named = {"tiny": TINY["vit"], "tiny-quickgelu": TINY["vit"] | {"quick_gelu": True}, "tiny-sigmoid": TINY["siglip"]}
+    for name, config in named.items():
+        (folder / f"{name}.json").write_text(json.dumps(config))
+    add_model_config(folder)
 
 
 def checkpoint(model, path, form):

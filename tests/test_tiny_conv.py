@@ -10,6 +10,8 @@ import torch
 
 import mcl_clip.models  # noqa: F401  registers the towers
 from mcl_clip.models.stage_model import load_stage_model, save_stage_model
+from mcl_clip.openclip.configs import get_model_config, list_models
+from mcl_clip.openclip.models import create_model
 
 
 def images(count=3):
@@ -19,7 +21,7 @@ def images(count=3):
 @pytest.mark.parametrize("name", ["mcl-tiny-conv", "mcl-tiny-vit"])
 def test_the_models_are_in_open_clips_list_and_encode(name):
     model, _, preprocess = open_clip.create_model_and_transforms(name)
-    assert name in open_clip.list_models()
+    assert name in list_models()
     assert model.encode_image(images()).shape == (3, 64)
     texts = open_clip.get_tokenizer(name)(["a red square", "two blue circles"])
     assert model.encode_text(texts).shape == (2, 64)
@@ -27,11 +29,11 @@ def test_the_models_are_in_open_clips_list_and_encode(name):
 
 
 def test_the_conv_tower_survives_the_disk(tmp_path):
-    model = open_clip.create_model("mcl-tiny-conv").eval()
+    model = create_model("mcl-tiny-conv").eval()
     save_stage_model(
         model,
         tmp_path / "model",
-        model_cfg=open_clip.get_model_config("mcl-tiny-conv"),
+        model_cfg=get_model_config("mcl-tiny-conv"),
         preprocess_cfg=model.visual.preprocess_cfg,
     )
     again, _, _ = load_stage_model(tmp_path / "model")
@@ -60,7 +62,7 @@ def test_training_and_evaluation_agree():
 
 
 def test_image_tower_locks_by_groups():
-    model = open_clip.create_model("mcl-tiny-conv")
+    model = create_model("mcl-tiny-conv")
     model.lock_image_tower(unlocked_groups=2)
     trained = {name for name, p in model.visual.named_parameters() if p.requires_grad}
     assert any(name.startswith("head") for name in trained)
@@ -69,5 +71,5 @@ def test_image_tower_locks_by_groups():
 
 
 def test_importing_the_package_is_enough() -> None:
-    code = "import open_clip, mcl_clip; open_clip.create_model('mcl-tiny-conv')"
+    code = "import open_clip, mcl_clip; open_clip.create_model_and_transforms('mcl-tiny-conv')"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0

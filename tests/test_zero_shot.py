@@ -10,7 +10,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import open_clip
 import pytest
 import torch
 from PIL import Image
@@ -26,6 +25,7 @@ from eval.tasks.text_classifier import text_classifier
 from eval.zero_shot import evaluate, main
 from mcl_clip.errors import UserError
 from mcl_clip.models.stage_model import save_stage_model
+from mcl_clip.openclip.zero_shot import IMAGENET_CLASSNAMES, build_zero_shot_classifier
 from tests.distributed import run_ranks
 from tests.tiny_models import TINY, tiny_model
 
@@ -113,7 +113,7 @@ def test_equals_open_clips_classifier(tmp_path, stages) -> None:
     templates = [lambda name: f"a photo of a {name}", lambda name: f"no {name}"]
     for row, subset in (("stage_0", [0]), ("stage_1", [1]), ("fused", [0, 1])):
         part = model.subset(subset)
-        weights = open_clip.build_zero_shot_classifier(part, tokenizer, CLASSES, templates, 2)
+        weights = build_zero_shot_classifier(part, tokenizer, CLASSES, templates, 2)
         with torch.no_grad():
             ranked = (part.encode_image(images, normalize=True) @ weights).argsort(descending=True)
         assert found[row]["acc1"] == pytest.approx((ranked[:, 0] == labels).float().mean().item())
@@ -285,7 +285,7 @@ def test_imagenets_folders_get_open_clips_names() -> None:
     assert readable(["n02012849", "my_class"]) == ("n02012849", "my class")
     info = ImageNetInfo()
     words = [info.index_to_description(index) for index in range(1000)]
-    assert readable(words) == tuple(open_clip.IMAGENET_CLASSNAMES)
+    assert readable(words) == tuple(IMAGENET_CLASSNAMES)
 
 
 def test_a_hub_revision_is_pinned_and_recorded(monkeypatch) -> None:

@@ -5,8 +5,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from open_clip.model import CLIP, CustomTextCLIP, set_model_preprocess_cfg
-from open_clip.transform import PreprocessCfg
+
+from mcl_clip.openclip.models import CLIP, CustomTextCLIP, set_model_preprocess_cfg
+from mcl_clip.openclip.transforms import PreprocessCfg
 
 TEXT = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 3}
 VIT = {"image_size": 32, "layers": 4, "width": 32, "head_width": 16, "patch_size": 16}

@@ -12,8 +12,6 @@ from typing import Any, TypeAlias, cast
 
 import open_clip
 import torch
-from open_clip import CLIP, CustomTextCLIP
-from open_clip.factory import download_pretrained_from_hf, parse_model_name
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -21,6 +19,9 @@ import mcl_clip.models  # noqa: F401  open_clip then knows our small models
 from mcl_clip.artifacts import sha256_file
 from mcl_clip.errors import UserError
 from mcl_clip.models.stage_model import has_weights, model_hash, read_stage_config
+from mcl_clip.openclip.configs import get_model_config, parse_model_name
+from mcl_clip.openclip.downloads import download_pretrained_from_hf
+from mcl_clip.openclip.models import CLIP, CustomTextCLIP, create_model
 from mcl_clip.seeds import words
 from training.ranks import Ranks
 from training.recipe import ModelRecipe, OptimizationRecipe, StageRecipe
@@ -89,7 +90,7 @@ def build_from_stage(
     """A model of a stage directory's architecture with its weights, or with new ones drawn from `scratch_seed`."""
     config = read_stage_config(directory)
     with _user_errors(str(directory)), seeded(scratch_seed or 0, device):
-        model = open_clip.create_model(
+        model = create_model(
             f"local-dir:{directory}",
             precision=precision,
             device=device,
@@ -187,7 +188,7 @@ def _model_cfg(recipe: ModelRecipe) -> dict[str, Any]:
             path = download_pretrained_from_hf(identifier, filename="open_clip_config.json", cache_dir=recipe.cache_dir)
             config = json.loads(Path(path).read_text())["model_cfg"]
     else:
-        config = open_clip.get_model_config(identifier.replace("/", "-"))
+        config = get_model_config(identifier.replace("/", "-"))
         if config is None:
             raise UserError(f"--model {recipe.model} is not known to open_clip; see open_clip.list_models()")
     if "multimodal_cfg" in config:

@@ -7,9 +7,8 @@ import io
 import re
 from collections.abc import Iterable, Sequence
 
-from open_clip_train.params import parse_args as parse_open_clip
-
 from mcl_clip.errors import UserError
+from mcl_clip.openclip.flags import parse_args as parse_open_clip
 
 _ONCE = "an epoch is every sample once"
 _ONE_LOSS = "mcl_clip trains image-text pairs with a contrastive loss only"

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from open_clip_train.scheduler import const_lr, const_lr_cooldown, cosine_lr
 from torch import nn
 
 from mcl_clip.errors import UserError
+from mcl_clip.openclip.schedules import const_lr, const_lr_cooldown, cosine_lr
 from training.recipe import OptimizationRecipe, StageRecipe
 
 

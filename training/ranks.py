@@ -145,7 +145,7 @@ def join(device: str, backend: str | None, url: str | None, no_set_device_rank: 
 
     Raises `UserError` for a device or backend that there is none of.
     """
-    from open_clip_train.distributed import init_distributed_device_so
+    from mcl_clip.openclip.distributed import init_distributed_device_so
 
     try:
         info = init_distributed_device_so(

@@ -1,5 +1,6 @@
 """The recipe as a file: written as recipe.yaml, compared with one, and read as --config."""
 
+import contextlib
 import importlib.metadata
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -9,6 +10,7 @@ from typing import Any
 import yaml
 
 from mcl_clip.errors import UserError
+from mcl_clip.openclip.version import VERSION
 from training.flags import did_you_mean, flag, flag_names
 from training.recipe import GROUPS, Recipe, StageRecipe
 
@@ -137,8 +139,6 @@ def _argument(name: str, value: Any) -> list[str]:
 def _versions() -> dict[str, str]:
     versions = {}
     for package in PACKAGES:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
+    return versions | {"open_clip_torch": VERSION}

@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from open_clip.transform import AugmentationCfg
-
 from mcl_clip.errors import UserError
+from mcl_clip.openclip.transforms import AugmentationCfg
 from mcl_clip.plan.policy import Policy
 from training.flags import flag, parse
 from training.recipe import GROUPS, Recipe, StageRecipe

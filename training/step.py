@@ -5,12 +5,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from open_clip import get_input_dtype
-from open_clip_train.precision import get_autocast
 from torch import nn
 
 from mcl_clip.loading.loader import MicroBatch
 from mcl_clip.loss.accumulation import accumulated_backward
+from mcl_clip.openclip.precision import get_autocast, get_input_dtype
 from mcl_clip.seeds import words
 from training.build import ContrastiveModel
 

@@ -8,14 +8,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from open_clip import (
-    IMAGENET_CLASSNAMES,
-    OPENAI_IMAGENET_TEMPLATES,
-    build_zero_shot_classifier,
-    get_input_dtype,
-)
-from open_clip.transform import PreprocessCfg, image_transform_v2
-from open_clip_train.precision import get_autocast
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
@@ -23,6 +15,9 @@ from mcl_clip.errors import UserError
 from mcl_clip.loading.augment import EvalTransform, eval_transform
 from mcl_clip.loading.decode import DecodeError
 from mcl_clip.loading.normalize import Normalize
+from mcl_clip.openclip.precision import get_autocast, get_input_dtype
+from mcl_clip.openclip.transforms import PreprocessCfg, image_transform_v2
+from mcl_clip.openclip.zero_shot import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES, build_zero_shot_classifier
 from mcl_clip.shards.manifest import Manifest
 from mcl_clip.shards.reader import ShardRows
 from training.build import BuiltModel

@@ -21,6 +21,7 @@ from mcl_clip.clustering.features import embed
 from mcl_clip.clustering.threads import encode_in_order
 from mcl_clip.loading.augment import eval_transform
 from mcl_clip.loading.normalize import Normalize
+from mcl_clip.openclip.models import create_model
 from mcl_clip.shards.manifest import Manifest
 
 
@@ -28,7 +29,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict:
     """Milliseconds a sample of both; `decode_ms` is what one core needs for one image."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
-        model = open_clip.create_model(options.model).to(options.device).eval()
+        model = create_model(options.model).to(options.device).eval()
     transform = eval_transform(model.visual.preprocess_cfg)
     prepare = Normalize(transform.mean, transform.std).to(options.device)
     encoder = Encoder(model, transform, prepare, open_clip.get_tokenizer(options.model), precision=options.precision)

@@ -7,12 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import open_clip
 import torch
 
 from benchmarks.clustering.shards import index_of, jpeg
 from mcl_clip.clustering.stage import cluster_stage
 from mcl_clip.models.stage_model import save_stage_model
+from mcl_clip.openclip.configs import get_model_config
+from mcl_clip.openclip.models import create_model
 from mcl_clip.shards.manifest import Manifest
 
 MODEL = "mcl-tiny-vit"
@@ -23,8 +24,8 @@ def measure(options: argparse.Namespace, folder: Path) -> dict:
     """MiB at both sizes; growth a further sample, to compare with the bytes of a feature in fp32."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
-        model = open_clip.create_model(MODEL)
-    config = open_clip.get_model_config(MODEL)
+        model = create_model(MODEL)
+    config = get_model_config(MODEL)
     folder.mkdir()
     save_stage_model(model, folder / "stage", model_cfg=config, preprocess_cfg=model.visual.preprocess_cfg)
     images = [jpeg((32, 32), options.seed, number) for number in range(100)]

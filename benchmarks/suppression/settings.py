@@ -3,11 +3,10 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import open_clip
-
 import mcl_clip.models  # noqa: F401  registers the tower
 from demo.features import FEATURES, NAMES
 from mcl_clip.artifacts import sha256_json
+from mcl_clip.openclip.configs import get_model_config
 
 MODEL = "mcl-tiny-conv"
 
@@ -50,7 +49,7 @@ class Settings:
     def tag(self) -> str:
         """A short name that changes with every field, with the model and with the features."""
         features = [asdict(feature) for feature in FEATURES]
-        return sha256_json([self.record(), open_clip.get_model_config(MODEL), features])[:10]
+        return sha256_json([self.record(), get_model_config(MODEL), features])[:10]
 
 
 QUICK: dict[str, Any] = {

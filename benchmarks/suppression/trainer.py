@@ -4,10 +4,7 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
-import open_clip
 import torch
-from open_clip.model import CLIP
-from open_clip_train.scheduler import cosine_lr
 from torch.nn import functional as F
 
 from benchmarks.suppression.settings import MODEL, Settings
@@ -15,6 +12,9 @@ from benchmarks.suppression.world import World
 from demo.features import NAMES
 from mcl_clip.clustering.kmeans import assign, fit_kmeans
 from mcl_clip.loss.clip import MCLClipLoss
+from mcl_clip.openclip.configs import get_model_config
+from mcl_clip.openclip.models import CLIP
+from mcl_clip.openclip.schedules import cosine_lr
 from mcl_clip.plan.plan import make_plan
 from mcl_clip.plan.policy import Policy
 from mcl_clip.plan.segments import SegmentLayout
@@ -22,7 +22,7 @@ from mcl_clip.plan.segments import SegmentLayout
 
 def new_model(settings: Settings, seed: int, draw: int) -> CLIP:
     """The demo's model with random weights of (seed, draw)."""
-    config = open_clip.get_model_config(MODEL)
+    config = get_model_config(MODEL)
     config["embed_dim"] = settings.embed_dim
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1000 * seed + draw)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 import open_clip
 import torch
-from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torch import Tensor
 
 from benchmarks.suppression.settings import MODEL, Settings
@@ -13,6 +12,7 @@ from demo.captions import write_captions
 from demo.features import COUNTS, FEATURES
 from demo.render import render
 from mcl_clip import seeds
+from mcl_clip.openclip.transforms import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
 TRAIN, PAIRS, TEST, PROBE = range(4)
 

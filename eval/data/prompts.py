@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-import open_clip
-
 from mcl_clip.errors import UserError
+from mcl_clip.openclip.zero_shot import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES, SIMPLE_IMAGENET_TEMPLATES
 
 TEMPLATE_FILES = ("zeroshot_classification_templates.txt", "templates.txt")
 
@@ -14,9 +13,9 @@ TEMPLATE_FILES = ("zeroshot_classification_templates.txt", "templates.txt")
 def read_templates(name: str) -> tuple[str, ...]:
     """`openai` (80), `simple` (7), or the lines of a file; each must hold the class name's place, {} or {c}."""
     if name == "openai":
-        return tuple(template("{}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES)
+        return tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
     if name == "simple":
-        return tuple(template("{}") for template in open_clip.SIMPLE_IMAGENET_TEMPLATES)
+        return tuple(template("{}") for template in SIMPLE_IMAGENET_TEMPLATES)
     lines = read_lines(name, "--templates")
     for line in lines:
         if "{}" not in line and "{c}" not in line:
@@ -55,7 +54,7 @@ def _imagenet() -> tuple[dict[str, str], list[str]]:
 
     info = ImageNetInfo("imagenet-1k")
     words = [info.index_to_description(index) for index in range(info.num_classes())]
-    return dict(zip(info.label_names(), open_clip.IMAGENET_CLASSNAMES, strict=True)), words
+    return dict(zip(info.label_names(), IMAGENET_CLASSNAMES, strict=True)), words
 
 
 def fill(template: str, classname: str) -> str:

@@ -11,6 +11,7 @@ import open_clip
 import torch
 
 from mcl_clip.errors import UserError
+from mcl_clip.openclip.models import create_model
 
 
 def open_tokenizer(folder: Path) -> Any:
@@ -29,7 +30,7 @@ def build_untrained(folder: Path, config: Mapping[str, Any], precision: str, tem
         try:
             with torch.random.fork_rng(devices=[]), _silent_factory():
                 name = f"local-dir:{folder}"
-                templates[key] = open_clip.create_model(name, precision=precision, load_weights=False)
+                templates[key] = create_model(name, precision=precision, load_weights=False)
         except Exception as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"{folder} does not describe a model that open_clip can build ({reason})") from None

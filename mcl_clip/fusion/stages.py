@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from open_clip.transform import PreprocessCfg, image_transform_v2
 
 from mcl_clip.errors import UserError
+from mcl_clip.openclip.transforms import PreprocessCfg, image_transform_v2
 
 # Short, long, empty, digits, punctuation, accents, other scripts: tokenizers that agree on these are one.
 _PROBES = (

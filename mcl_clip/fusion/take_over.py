@@ -8,11 +8,13 @@ from pathlib import Path
 
 import open_clip
 import torch
-from open_clip.pretrained import get_pretrained_cfg
 
 from mcl_clip.errors import UserError
 from mcl_clip.fusion.stages import Stage
 from mcl_clip.models.stage_model import CONFIG_NAME, complete_model_cfg, load_stage_model, read_stage_config
+from mcl_clip.openclip.configs import get_model_config, list_models
+from mcl_clip.openclip.downloads import get_pretrained_cfg, list_pretrained_tags_by_model
+from mcl_clip.openclip.models import create_model
 
 
 def open_stage(
@@ -48,7 +50,7 @@ def open_stage(
     name = str(source)
     if name.startswith("hf-hub:"):
         return _create(name, None, name, device, precision, quick_gelu)
-    if name.replace("/", "-") not in open_clip.list_models():
+    if name.replace("/", "-") not in list_models():
         raise UserError(f"{name} is neither a directory, a file, hf-hub:OWNER/NAME nor an open_clip model name")
     if not pretrained:
         raise UserError(f"{name} has no weights without --pretrained (an open_clip tag or a checkpoint file)")
@@ -66,11 +68,11 @@ def _create(
     if pretrained is not None and not os.path.isfile(pretrained):
         tag = get_pretrained_cfg(name.replace("/", "-"), pretrained)
         if not tag:
-            known = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
+            known = ", ".join(list_pretrained_tags_by_model(name)) or "none"
             raise UserError(f"--pretrained {pretrained} is neither a file nor a tag of {name} (tags: {known})")
         quick_gelu = quick_gelu or bool(tag.get("quick_gelu"))
     with _failures_in_words(source), torch.random.fork_rng(devices=[]):
-        model = open_clip.create_model(
+        model = create_model(
             name,
             pretrained,
             device=device,
@@ -80,7 +82,7 @@ def _create(
             weights_only=True,
         )
         tokenizer = open_clip.get_tokenizer(name)
-        model_cfg = open_clip.get_model_config(name)
+        model_cfg = get_model_config(name)
     preprocess_cfg = dict(model.visual.preprocess_cfg)
     config = {"model_cfg": complete_model_cfg(model, model_cfg), "preprocess_cfg": preprocess_cfg}
     return Stage(model.eval(), config, tokenizer, source)

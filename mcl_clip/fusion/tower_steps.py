@@ -10,12 +10,18 @@ from functools import partial
 from typing import Any
 
 import torch
-from open_clip.model import CLIP, CustomTextCLIP
-from open_clip.modified_resnet import ModifiedResNet
-from open_clip.timm_model import TimmModel
-from open_clip.transformer import TextTransformer, Transformer, VisionTransformer, text_global_pool
 from timm.models.vision_transformer import VisionTransformer as TimmVisionTransformer
 from torch import Tensor, nn
+
+from mcl_clip.openclip.models import CLIP, CustomTextCLIP
+from mcl_clip.openclip.towers import (
+    ModifiedResNet,
+    TextTransformer,
+    TimmModel,
+    Transformer,
+    VisionTransformer,
+    text_global_pool,
+)
 
 # What calling modules in an order that is not theirs may raise.
 _NO_SEQUENCE = (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)

@@ -11,7 +11,6 @@ from typing import Any
 import open_clip
 import torch
 from huggingface_hub import snapshot_download
-from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from torch import Tensor, nn
 from transformers import BatchEncoding, PretrainedConfig, PreTrainedModel, PreTrainedTokenizer
@@ -23,6 +22,7 @@ from transformers.utils import ModelOutput
 
 from mcl_clip.fusion.files import load_fused
 from mcl_clip.fusion.stages import vocabulary
+from mcl_clip.openclip.transforms import PreprocessCfg, image_transform_v2
 
 
 class MCLClipConfig(PretrainedConfig):

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from open_clip.transform import AugmentationCfg, PreprocessCfg, image_transform_v2, merge_preprocess_dict
 from torchvision.transforms.functional import center_crop
 
 from mcl_clip.loading.decode import decode_pil, decode_rgb
+from mcl_clip.openclip.transforms import AugmentationCfg, PreprocessCfg, image_transform_v2, merge_preprocess_dict
 
 WORDS = 24  # 64-bit random words a sample may use: two for each of ten tries, two for the corner
 _TRIES = 10

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-import open_clip
-
 from mcl_clip.models import tiny_conv as tiny_conv
+from mcl_clip.openclip.configs import add_model_config
 
-open_clip.add_model_config(Path(__file__).parent / "model_configs")
+add_model_config(Path(__file__).parent / "model_configs")

@@ -8,15 +8,16 @@ from typing import Any
 
 import open_clip
 import torch
-from open_clip.tokenizer import HFTokenizer
-from open_clip.transform import PreprocessCfg, image_transform_v2
-from open_clip.transformer import QuickGELU
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
 from mcl_clip.artifacts import atomic_directory, read_json, sha256_file, sha256_json, write_json
 from mcl_clip.errors import UserError
+from mcl_clip.openclip.models import create_model
+from mcl_clip.openclip.tokenizers import HFTokenizer
+from mcl_clip.openclip.towers import QuickGELU
+from mcl_clip.openclip.transforms import PreprocessCfg, image_transform_v2
 
 CONFIG_NAME = "open_clip_config.json"
 WEIGHTS_NAME = "open_clip_model.safetensors"
@@ -61,7 +62,7 @@ def load_stage_model(
     weights = stage_weights(directory)
     try:
         with torch.random.fork_rng(devices=[]):
-            model = open_clip.create_model(f"local-dir:{directory}", precision=precision, device=device)
+            model = create_model(f"local-dir:{directory}", precision=precision, device=device)
         tokenizer = open_clip.get_tokenizer(f"local-dir:{directory}")
     except (SafetensorError, EOFError) as error:
         raise UserError(f"{weights} is truncated or no safetensors file ({error}); write it again") from None
