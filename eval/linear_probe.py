@@ -8,9 +8,11 @@ from eval.command import add_column_arguments, add_model_arguments, add_output_a
 from eval.data.classification import open_set
 from eval.tasks.linear_probe import evaluate
 from mcl_clip.errors import UserError, exit_on_user_error
+from mcl_clip.launch import one_process
 
 
 @exit_on_user_error
+@one_process
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
     parser = argparse.ArgumentParser(

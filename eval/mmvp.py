@@ -10,11 +10,13 @@ from eval.data.mmvp import REVISION, download, read_pairs
 from eval.report.pair_listing import write_csv, write_html
 from eval.tasks.mmvp import evaluate, results, score_rows
 from mcl_clip.errors import exit_on_user_error
+from mcl_clip.launch import one_process
 
 __all__ = ["evaluate", "main"]
 
 
 @exit_on_user_error
+@one_process
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
     parser = argparse.ArgumentParser(

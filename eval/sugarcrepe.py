@@ -8,11 +8,13 @@ from eval.command import add_model_arguments, add_output_arguments, load_scored_
 from eval.data.sugarcrepe import CATEGORIES, open_category, open_sugarcrepe
 from eval.tasks.sugarcrepe import evaluate
 from mcl_clip.errors import exit_on_user_error
+from mcl_clip.launch import one_process
 
 __all__ = ["evaluate", "main", "open_category", "open_sugarcrepe"]
 
 
 @exit_on_user_error
+@one_process
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
     parser = argparse.ArgumentParser(

@@ -8,9 +8,11 @@ from eval.command import add_model_arguments, add_output_arguments, load_scored_
 from eval.data.winoground import BENCHMARKS, open_examples
 from eval.tasks.winoground import evaluate
 from mcl_clip.errors import exit_on_user_error
+from mcl_clip.launch import one_process
 
 
 @exit_on_user_error
+@one_process
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
     parser = argparse.ArgumentParser(

@@ -1,8 +1,11 @@
 """Zero-shot classification: the same numbers as open_clip's own pieces, on every kind of data set."""
 
+import contextlib
 import csv
 import io
 import json
+import multiprocessing
+import os
 import sys
 import tarfile
 from dataclasses import replace
@@ -163,6 +166,34 @@ def test_every_layout_gives_the_same_scores(tmp_path, stages) -> None:
         found = evaluate(scored(stages), data)
         assert values(found) == values(wanted), name
         assert (found[0]["data_revision"] == wanted[0]["data_revision"]) == (name != "webdataset"), name
+
+
+def _task(flags: list[str], environment: dict[str, str], log: str) -> None:
+    os.environ.update(environment)
+    with open(log, "w") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        main(flags)
+
+
+def test_tasks_of_srun_share_the_images_and_a_script_of_sbatch_is_one_process(tmp_path, stages) -> None:
+    folders = class_folders(tmp_path / "set")
+    job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_NTASKS": "2", "SLURM_JOB_NODELIST": "localhost"}
+    step = job | {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2"}
+    tasks = {f"task_{rank}": step | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)} for rank in range(2)}
+    processes = []
+    for name, environment in (tasks | {"script": job | {"SLURM_PROCID": "0", "SLURM_LOCALID": "0"}}).items():
+        output = str(tmp_path / f"{name.partition('_')[0]}.json")
+        flags = ["--model", stages, "--dataset", str(folders), "--device", "cpu", "--no-cache", "--output", output]
+        log = str(tmp_path / f"{name}.log")
+        processes.append(multiprocessing.get_context("spawn").Process(target=_task, args=(flags, environment, log)))
+        processes[-1].start()
+    for process in processes:
+        process.join(240)
+        process.kill()
+    logs = {path.stem: path.read_text() for path in tmp_path.glob("*.log")}
+    assert [process.exitcode for process in processes] == [0, 0, 0], logs
+    together, alone = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("task", "script"))
+    assert together == alone == json.loads(json.dumps(evaluate(scored(stages), open_set(str(folders)))))
+    assert "acc1" in logs["task_0"] and logs["task_1"] == ""
 
 
 def test_command_writes_what_clip_benchmark_reads(tmp_path, stages, capsys, monkeypatch) -> None:

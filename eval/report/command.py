@@ -13,6 +13,7 @@ from eval.report.verdict import PAIR, verdict
 from eval.scores import interval, percent
 from mcl_clip.artifacts import atomic_path
 from mcl_clip.errors import exit_on_user_error
+from mcl_clip.launch import one_process
 
 
 def write_report(run: Path) -> Path:
@@ -125,6 +126,7 @@ def _order(shown: Sequence[Any], name: str) -> list[float]:
 
 
 @exit_on_user_error
+@one_process
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
     parser = argparse.ArgumentParser(
