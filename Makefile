@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := mcl_clip training eval demo benchmarks tests
 
-.PHONY: help install demo test test-long lint bench study clean
+.PHONY: help install demo test test-long lint bench study study-emoji clean
 
 help:
 	@echo "make install    .venv with mcl_clip and everything it needs (about 6 GB: torch brings CUDA)"
@@ -12,6 +12,7 @@ help:
 	@echo "make test       the test suite (CPU)        make test-long   the same, thorough property and kill tests"
 	@echo "make lint       ruff and mypy               make bench       every benchmark, one line of JSON each"
 	@echo "make study      does it work? MCL against controls of equal compute -> docs/study/"
+	@echo "make study-emoji  the same on real drawings, fetched with npm -> docs/study-emoji/"
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or newer is needed; name one with make PYTHON=/path/to/python3" >&2; exit 2; }
@@ -48,6 +49,13 @@ bench: $(VENV)/.installed-dev
 
 study: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.suppression
+
+$(VENV)/.installed-study: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[study]"
+	@touch $@
+
+study-emoji: $(VENV)/.installed-study
+	$(BIN)/python -m benchmarks.emoji data
 
 clean:
 	rm -rf $(VENV) build *.egg-info
