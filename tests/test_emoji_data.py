@@ -20,8 +20,8 @@ from benchmarks.emoji.names import Character, Icons, match, plain_code, read_cha
 from benchmarks.emoji.packages import Package, fetch, read_members
 from benchmarks.emoji.pairs import visible_pixels
 from benchmarks.emoji.shards import Sample, in_memory, pixels_of, read_shards, write_shards
-from eval.classification_data import open_set
-from eval.mmvp_data import read_pairs
+from eval.data.classification import open_set
+from eval.data.mmvp import read_pairs
 from mcl_clip.artifacts import sha256_file
 from mcl_clip.errors import UserError
 

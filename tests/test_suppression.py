@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.study.training import batches
 from benchmarks.suppression.__main__ import ablation_series, study_series
 from benchmarks.suppression.measures import MEASURES, score
 from benchmarks.suppression.models import Job, study_arms, study_jobs
 from benchmarks.suppression.page import write_page
-from benchmarks.suppression.schedule import Series, run_all
+from benchmarks.suppression.schedule import Series, units_of
 from benchmarks.suppression.settings import ABLATIONS, Settings
-from benchmarks.suppression.summary import CONTROLS, METHODS, differences, interval, suppressed
-from benchmarks.suppression.trainer import batches, labels_alike
-from benchmarks.suppression.units import score_unit, train_unit
+from benchmarks.suppression.summary import CONTROLS, METHODS, differences, suppressed
+from benchmarks.suppression.trainer import labels_alike
+from benchmarks.suppression.units import train_unit
 from benchmarks.suppression.world import make_world
 from demo.features import FEATURES, NAMES
 
@@ -62,7 +63,7 @@ def test_every_ablation_changes_the_results_directory():
 def test_global_batches_cover_the_training_set_within_labels():
     labels = ["a"] * 100 + ["b"] * 50 + ["c"] * 42
     rows = []
-    for chosen, layout, total in batches(labels, SMALL, min_segment=8, seed=0, draw=0, epoch=0):
+    for chosen, layout, total in batches(labels, SMALL.recipe(min_segment=8), seed=0, draw=0, epoch=0):
         assert total == 3 and layout.size == len(chosen) == 64
         for start, stop in layout.bounds():
             assert len({labels[row] for row in chosen[start:stop].tolist()}) == 1
@@ -113,19 +114,6 @@ def test_perfect_embeddings_score_one_and_blind_ones_chance(world):
     assert score([known, blind], world, "mean-cosine")["pairs"]["mean"] == 1
 
 
-def test_interval_is_students():
-    found = interval([0.1, 0.2, 0.3])
-    assert found.mean == pytest.approx(0.2)
-    assert found.half == pytest.approx(4.302653 * 0.1 / np.sqrt(3), rel=1e-5)
-    assert interval([0.5]).half is None
-    assert [interval(each).verdict for each in ([1.0, 1.1], [-1.0, -1.1], [-1.0, 1.0], [1.0])] == [
-        "wins",
-        "loses",
-        "ties",
-        "ties",
-    ]
-
-
 def invented(seed: int, gain: float) -> dict:
     """Scores of a seed in which MCL gains `gain` on texture over everything else, and ties elsewhere."""
 
@@ -161,20 +149,22 @@ def test_a_loss_is_called_a_loss(tmp_path):
     assert "| MCL from the base | loses 6 |" in page and "wins" not in page.split("## Every arm")[0]
 
 
-def test_models_are_trained_scored_and_reused(tmp_path, monkeypatch):
-    """Stage 0 and one further stage, trained here; then a finished series starts no process at all."""
+def test_models_are_trained_scored_and_reused(tmp_path):
+    """Stage 0 and one further stage, trained here; then nothing is left to do."""
     jobs = (Job("stage_0"), Job("base_1", "stage_0", 21, ("stage_0",)))
     arms = [arm for arm in study_series(SMALL, 3).arms if arm.name == "stage 0"]
     series = Series(SMALL, 3, jobs, tuple(arms))
     directory = series.directory(tmp_path)
-    for job in jobs:
-        train_unit(directory, SMALL, 3, job)
-    score_unit(directory, SMALL, 3, arms)
+    units = list(units_of(series, tmp_path))
+    assert [unit.weight for unit in units] == [1, 1, 0]
+    for unit in units:
+        assert not unit.done.is_file() and all(path.is_file() for path in unit.needs)
+        unit.run(*unit.arguments)
+        assert unit.done.is_file()
     scores = json.loads((directory / "scores.json").read_text())
     assert set(scores["scores"]["concat"]["stage 0"]["pairs"]) == {*NAMES, "mean"}
     assert not list(directory.glob("*/model.safetensors"))
-    monkeypatch.setattr("benchmarks.suppression.schedule.train_unit", None)
-    run_all([series], tmp_path, processes=1, progress=False)
+    assert not list(units_of(series, tmp_path))
 
 
 def test_the_same_seed_trains_the_same_model(tmp_path):

@@ -14,7 +14,7 @@ from benchmarks.emoji.artist_sets import split, write_sets
 from benchmarks.emoji.attributes import PEOPLE, Attributes, attributes_of
 from benchmarks.emoji.differences import TABLE, differences
 from benchmarks.emoji.drawings import SIDES, Drawing, draw_all
-from benchmarks.emoji.groups import UNSEEN, is_apart
+from benchmarks.emoji.groups import UNSEEN, is_apart, number_of
 from benchmarks.emoji.names import Character, Icons, match, read_characters, read_icons
 from benchmarks.emoji.packages import ARTISTS, DRAWN, NAMES, Package, fetch, read_members
 from benchmarks.emoji.shards import Sample, read_shards, write_shards
@@ -160,7 +160,7 @@ def _write_package(
         {"without a name": sum(not each.get("hidden") for each in icons.data["icons"].values()) - len(named)}
     )
     drawn = list(draw_all(icons, named, side, counts))
-    order = seeds.generator(seed, seeds.of_text(package.name)).permutation(len(drawn))
+    order = seeds.generator(seed, number_of(package.name)).permutation(len(drawn))
     samples = [_sample(drawn[place], package, attributes) for place in order]
     for kind, chosen in (("train", False), ("unseen", True)):
         part = [each for each in samples if (each.caption in apart) == chosen]

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from benchmarks.study.schedule import run_all
 from benchmarks.suppression.models import BASE, Arm, ablation_jobs, stage_names, study_arms, study_jobs
 from benchmarks.suppression.page import ablation_record, write_page
-from benchmarks.suppression.schedule import Series, run_all
+from benchmarks.suppression.schedule import Series, units_of
 from benchmarks.suppression.settings import ABLATIONS, QUICK, Settings
 from benchmarks.suppression.summary import headline
 from mcl_clip.artifacts import read_json
@@ -42,8 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         {name: ablation_series(settings, changed) for name, changed in ABLATIONS.items()} if args.ablations else {}
     )
     progress = sys.stderr.isatty()
-    run_all(study, args.results / "study", processes=args.processes, progress=progress)
-    run_all(list(ablations.values()), args.results / "ablations", processes=args.processes, progress=progress)
+    units = [unit for each in study for unit in units_of(each, args.results / "study")]
+    units += [unit for each in ablations.values() for unit in units_of(each, args.results / "ablations")]
+    run_all(units, processes=args.processes, progress=progress)
     seeds = [read_json(each.directory(args.results / "study") / "scores.json") for each in study]
     changed = {
         name: ablation_record(read_json(each.directory(args.results / "ablations") / "scores.json"))

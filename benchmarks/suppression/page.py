@@ -1,20 +1,20 @@
 """docs/study/README.md, written from the results alone."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.study.intervals import Interval, interval
+from benchmarks.study.tables import percent, points, table
 from benchmarks.suppression.measures import MEASURES
 from benchmarks.suppression.plots import TITLES, draw_arms
 from benchmarks.suppression.summary import (
     CONTROLS,
     METHODS,
-    Interval,
     arms_of,
     costs,
     differences,
     headline,
-    interval,
     learnable,
     suppressed,
     values_of,
@@ -97,7 +97,7 @@ def _verdict(seeds: Sequence[dict[str, Any]], hidden: str) -> str:
     )
     if len(seeds) < 2:
         text += "One seed has no interval over seeds: nothing is claimed to win or lose.\n\n"
-    return text + _table(["against", *CONTROLS], rows)
+    return text + table(["against", *CONTROLS], rows)
 
 
 def _count(verdicts: Sequence[str]) -> str:
@@ -115,7 +115,7 @@ def _arms(seeds: Sequence[dict[str, Any]], hidden: str, fusion: str) -> str:
         [
             arm,
             *(
-                _percent(_of(seeds, arm, measure, feature, fusion))
+                percent(_of(seeds, arm, measure, feature, fusion))
                 for measure in MEASURES
                 for feature in ("mean", hidden)
             ),
@@ -123,28 +123,28 @@ def _arms(seeds: Sequence[dict[str, Any]], hidden: str, fusion: str) -> str:
         for arm in arms_of(seeds)
         if not arm.endswith("alone")
     ]
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def _differences(seeds: Sequence[dict[str, Any]], measure: str, feature: str) -> str:
     found = differences(seeds, "concat", measure, feature)
-    rows = [[method, *(_points(found[method][control]) for control in CONTROLS)] for method in METHODS]
-    return _table([f"{TITLES[measure]}, {feature}: points", *CONTROLS], rows)
+    rows = [[method, *(points(found[method][control]) for control in CONTROLS)] for method in METHODS]
+    return table([f"{TITLES[measure]}, {feature}: points", *CONTROLS], rows)
 
 
 def _features(seeds: Sequence[dict[str, Any]]) -> str:
     arms = ["stage 0", *CONTROLS, *METHODS, "oracle, all features"]
-    rows = [[arm, *(_percent(_of(seeds, arm, "pairs", name, "concat")) for name in NAMES)] for arm in arms]
-    return _table(["arm", *NAMES], rows)
+    rows = [[arm, *(percent(_of(seeds, arm, "pairs", name, "concat")) for name in NAMES)] for arm in arms]
+    return table(["arm", *NAMES], rows)
 
 
 def _learnable(seeds: Sequence[dict[str, Any]]) -> str:
-    rows = [[name, _percent(found)] for name, found in learnable(seeds).items()]
+    rows = [[name, percent(found)] for name, found in learnable(seeds).items()]
     text = (
         "## Is every feature within reach?\n\nOne share from stage 0 with negatives that agree in all features "
         "but the named one; pair accuracy of that model alone on that feature.\n"
     )
-    return text + "\n" + _table(["feature", "pair accuracy"], rows)
+    return text + "\n" + table(["feature", "pair accuracy"], rows)
 
 
 def _costs(seeds: Sequence[dict[str, Any]]) -> str:
@@ -182,7 +182,7 @@ def _ablations(ablations: dict[str, dict[str, Any]], hidden: str) -> str:
         "## Ablations\n\nOne seed each, MCL from the previous stage, pair accuracy (and the probe) in percent: "
         "differences of a few points are noise.\n"
     )
-    return text + "\n" + _table(header, rows)
+    return text + "\n" + table(header, rows)
 
 
 def ablation_record(scores: dict[str, Any]) -> dict[str, Any]:
@@ -198,16 +198,3 @@ def ablation_record(scores: dict[str, Any]) -> dict[str, Any]:
 
 def _of(seeds: Sequence[dict[str, Any]], arm: str, measure: str, feature: str, fusion: str) -> Interval:
     return interval(values_of(seeds, arm, measure, feature, fusion))
-
-
-def _percent(found: Interval) -> str:
-    return f"{100 * found.mean:.1f}" + ("" if found.half is None else f" ± {100 * found.half:.1f}")
-
-
-def _points(found: Interval) -> str:
-    return f"{100 * found.mean:+.1f}" + ("" if found.half is None else f" ± {100 * found.half:.1f}")
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"

@@ -7,8 +7,9 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from benchmarks.study.intervals import interval
 from benchmarks.suppression.measures import MEASURES
-from benchmarks.suppression.summary import CONTROLS, METHODS, interval, values_of
+from benchmarks.suppression.summary import CONTROLS, METHODS, values_of
 from mcl_clip.artifacts import atomic_path
 
 TITLES = {"pairs": "pair accuracy", "zero_shot": "zero-shot accuracy", "probe": "linear probe"}

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import mcl_clip.models  # noqa: F401  registers the tower
+from benchmarks.study.training import Recipe
 from demo.features import FEATURES, NAMES
 from mcl_clip.artifacts import sha256_json
 from mcl_clip.openclip.configs import get_model_config
@@ -40,6 +41,18 @@ class Settings:
     def mentions(self) -> dict[str, float]:
         """Probability by feature."""
         return {name: self.mention_hard if name in self.hard else self.mention for name in NAMES}
+
+    def recipe(self, *, shares: int = 1, min_segment: int | None = None) -> Recipe:
+        """Of one model, for `shares` shares of compute."""
+        return Recipe(
+            epochs=self.epochs * shares,
+            batch=self.batch,
+            lr=self.lr,
+            wd=self.wd,
+            warmup=self.warmup,
+            leftovers=self.leftovers,
+            min_segment=min_segment or self.min_segment,
+        )
 
     def record(self) -> dict[str, Any]:
         """Plain values, for the results."""

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from benchmarks.study.training import train
 from benchmarks.suppression.measures import embeddings, score
 from benchmarks.suppression.models import Arm, Job
 from benchmarks.suppression.settings import Settings
-from benchmarks.suppression.trainer import cluster, labels_alike, new_model, train
+from benchmarks.suppression.trainer import cluster, labels_alike, new_model
 from benchmarks.suppression.world import World, make_world
 from mcl_clip.artifacts import atomic_directory, read_json, write_json
 from mcl_clip.models.stage_model import storable_state
@@ -39,16 +40,16 @@ def train_unit(directory: Path, settings: Settings, seed: int, job: Job) -> None
     if job.start:
         model.load_state_dict(load_file(directory / job.start / "model.safetensors"))
     started = time.process_time()
+    # True labels are many and small; pooled ones would have negatives that differ in other features too.
+    recipe = settings.recipe(shares=job.shares, min_segment=2 if job.alike else None)
     model, loss = train(
         model,
-        world,
+        lambda rows, epoch: world.train.images[rows],
+        world.captions,
         labels_of(directory, world, job),
-        settings,
-        # True labels are many and small; pooled ones would have negatives that differ in other features too.
-        min_segment=2 if job.alike else settings.min_segment,
+        recipe,
         seed=seed,
         draw=job.draw,
-        shares=job.shares,
     )
     trained = time.process_time()
     clusters = cluster(model, world, settings, seed)
