@@ -1,6 +1,7 @@
 """What the scorers' commands share: the flags of model, data and output, and how scores are shown."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -62,6 +63,12 @@ def load_scored_model(args: argparse.Namespace) -> ScoredModel:
     except UserError as error:
         raise UserError(f"--model {args.model}: {error}") from None
     return ScoredModel(model, preprocess, tokenizer, args.model, args.pretrained or "", args.precision)
+
+
+def tell(notes: Sequence[str]) -> None:
+    """Say what a person is to know of the data, on stderr, once."""
+    for note in dict.fromkeys(notes):
+        print(f"note: {note}", file=sys.stderr)
 
 
 def show(rows: Sequence[dict[str, Any]], columns: Sequence[str], args: argparse.Namespace) -> None:

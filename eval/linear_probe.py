@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from eval.command import add_column_arguments, add_model_arguments, add_output_arguments, load_scored_model, show
+from eval.command import add_column_arguments, add_model_arguments, add_output_arguments, load_scored_model, show, tell
 from eval.data.classification import open_set
 from eval.tasks.linear_probe import evaluate
 from mcl_clip.errors import UserError, exit_on_user_error
@@ -42,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         for split in (args.train_split, args.split)
     )
+    tell((*train.notes, *test.notes))
     scored = load_scored_model(args)
     rows = evaluate(scored, train, test, seed=args.seed, batch_size=args.batch_size, progress=sys.stderr.isatty())
     show(rows, ["lp_acc1", "lp_mean_per_class_recall"], args)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from eval.command import add_column_arguments, add_model_arguments, add_output_arguments, load_scored_model, show
+from eval.command import add_column_arguments, add_model_arguments, add_output_arguments, load_scored_model, show, tell
 from eval.data.classification import open_set
 from eval.scores import write_clip_benchmark
 from eval.tasks.text_classifier import default_cache
@@ -61,6 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         revision=args.revision,
     )
     init_distributed_device(args)
+    if args.rank == 0:
+        tell(data.notes)
     try:
         scored = load_scored_model(args)
         rows = evaluate(

@@ -48,6 +48,9 @@ def test_imagenet_is_scored_with_open_clips_prompts(tmp_path, monkeypatch):
         folder.mkdir(parents=True)
         for image in range(2):
             (folder / f"{image}.jpg").write_bytes(image_bytes(number, image))
+    for rubbish in (".ipynb_checkpoints/0.jpg", "n3/.ipynb_checkpoints/0.jpg", "n5/._0.jpg"):
+        (tmp_path / "imagenet" / rubbish).parent.mkdir(exist_ok=True)
+        (tmp_path / "imagenet" / rubbish).write_bytes(b"")
     flags = ("--imagenet-val", f"{tmp_path}/imagenet", "--zeroshot-frequency", "2", "--epochs", "3")
     assert main(command(tmp_path, *flags)) == 0
     rows = [json.loads(line) for line in (tmp_path / "runs/run/stage_0/validation.jsonl").open()]
@@ -58,6 +61,14 @@ def test_imagenet_is_scored_with_open_clips_prompts(tmp_path, monkeypatch):
     (tmp_path / "imagenet/n6").mkdir()
     with pytest.raises(UserError, match="7 class folders, not 6"):
         check_imagenet(f"{tmp_path}/imagenet")
+
+
+@pytest.mark.parametrize("name", ["{}", "tench {}"])
+def test_imagenets_classes_are_known_by_wordnet_ids_alone(tmp_path, name):
+    for number in range(1000):
+        (tmp_path / name.format(number)).mkdir()
+    with pytest.raises(UserError, match=r"0 is no WordNet id .* mcl-zero-shot"):
+        check_imagenet(str(tmp_path))
 
 
 def hold_the_first_validation(rank):

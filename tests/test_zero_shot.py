@@ -19,9 +19,10 @@ from PIL import Image
 from timm.data import ImageNetInfo
 
 import mcl_clip
+from eval.data.class_names import readable
 from eval.data.classification import open_set
 from eval.data.classification_set import ClassificationSet
-from eval.data.prompts import read_templates, readable
+from eval.data.prompts import read_templates
 from eval.models import ScoredModel
 from eval.rows import rows_of
 from eval.tasks.text_classifier import text_classifier
@@ -360,6 +361,23 @@ def test_clip_benchmarks_sets_on_the_hub_are_read_in_their_layout(tmp_path, monk
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
     data = open_set("clip-benchmark/wds_insects")
     assert (data.name, data.revision, data.size) == ("wds_insects", "d" * 40, 2)
+
+
+def test_numbers_are_no_prompts_and_notes_are_told(tmp_path, stages, capsys) -> None:
+    folders = class_folders(tmp_path / "set", 1)
+    for label, name in enumerate(CLASSES):
+        (folders / "test" / name).rename(folders / "test" / str(label))
+    flags = ["--model", stages, "--dataset", str(folders), "--device", "cpu", "--no-cache"]
+    with pytest.raises(SystemExit) as exit_:
+        main(flags)
+    error = capsys.readouterr().err.strip().splitlines()
+    assert exit_.value.code == 2 and len(error) == 1 and "0, 1, 2, ..., 5" in error[0] and "--classnames" in error[0]
+    (folders / "test" / "0" / ".hidden.png").write_bytes(b"")
+    (tmp_path / "names.txt").write_text("\n".join(CLASSES))
+    assert main([*flags, "--classnames", str(tmp_path / "names.txt")]) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        f"note: left out of {folders / 'test'} are hidden entries: 1, first 0/.hidden.png"
+    ]
 
 
 def test_no_network_is_one_line(capsys, stages) -> None:

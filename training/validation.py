@@ -1,6 +1,7 @@
 """What --val-data and --imagenet-val ask for: retrieval and zero-shot scores between epochs, on the first rank."""
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -9,10 +10,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset
+from torchvision.datasets.folder import default_loader
 from tqdm import tqdm
 
 from mcl_clip.errors import UserError
 from mcl_clip.loading.augment import EvalTransform, eval_transform
+from mcl_clip.loading.class_folders import list_images, visible_folders
 from mcl_clip.loading.decode import DecodeError
 from mcl_clip.loading.normalize import Normalize
 from mcl_clip.openclip.precision import get_autocast, get_input_dtype
@@ -82,10 +85,10 @@ class Validation:
         return {"imagenet-zeroshot-val-top1": hits[0] / seen, "imagenet-zeroshot-val-top5": hits[1] / seen}
 
     def _images(self, transform) -> DataLoader:
-        from torchvision.datasets import ImageFolder
-
+        assert self._imagenet is not None
         data = self._recipe.data
-        return DataLoader(ImageFolder(self._imagenet, transform), batch_size=data.batch_size, num_workers=data.workers)
+        folders = _ClassFolders(Path(self._imagenet), transform)
+        return DataLoader(folders, batch_size=data.batch_size, num_workers=data.workers)
 
     def _retrieval(self, built: BuiltModel) -> dict[str, float]:
         images, texts, losses = [], [], []
@@ -115,6 +118,22 @@ class Validation:
                 images, captions = zip(*kept, strict=True)
                 texts = built.tokenizer(list(captions)).to(self._device)
                 yield normalize(torch.stack(images).to(self._device)), texts
+
+
+class _ClassFolders(Dataset):
+    """Transformed images, and their folders' positions in the order of names."""
+
+    def __init__(self, root: Path, transform: Callable) -> None:
+        folders = enumerate(visible_folders(root))
+        self._files = [(file, label) for label, folder in folders for file in list_images(folder).images]
+        self._transform = transform
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        file, label = self._files[index]
+        return self._transform(default_loader(str(file))), label
 
 
 class _Pairs(Dataset):
@@ -160,12 +179,17 @@ def retrieval_scores(images: torch.Tensor, texts: torch.Tensor, block: int = 409
 
 
 def check_imagenet(path: str) -> None:
-    """`UserError` unless the folder has ImageNet's 1,000 classes, whose sorted names are open_clip's class order."""
+    """`UserError` unless the folder has ImageNet's 1,000 WordNet ids, whose order is that of open_clip's classes."""
     if not os.path.isdir(path):
         raise UserError(f"--imagenet-val {path} is not a directory")
-    classes = sum(entry.is_dir() for entry in Path(path).iterdir())
-    if classes != len(IMAGENET_CLASSNAMES):
-        raise UserError(f"--imagenet-val {path} has {classes} class folders, not {len(IMAGENET_CLASSNAMES)}")
+    names = [folder.name for folder in visible_folders(Path(path))]
+    if len(names) != len(IMAGENET_CLASSNAMES):
+        raise UserError(f"--imagenet-val {path} has {len(names)} class folders, not {len(IMAGENET_CLASSNAMES)}")
+    if other := [name for name in names if not re.fullmatch("n[0-9]+", name)]:
+        raise UserError(
+            f"--imagenet-val {path}: the folder {other[0]} is no WordNet id (n01440764), so its class is not known; "
+            "name the folders by their ids, or score the set with mcl-zero-shot and --classnames"
+        )
 
 
 def _contrastive_loss(images: torch.Tensor, texts: torch.Tensor, logit_scale: torch.Tensor) -> float:

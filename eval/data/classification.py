@@ -4,8 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from eval.data.class_folders import open_class_folders
+from eval.data.class_names import listed_names
 from eval.data.classification_set import ClassificationSet
-from eval.data.hf_datasets import is_datasets_folder, open_hf_classification
+from eval.data.hf_classification import open_hf_classification
+from eval.data.hf_datasets import is_datasets_folder
 from eval.data.hub import fetch_split
 from eval.data.prompts import read_lines, read_templates
 from eval.data.webdataset_folder import is_webdataset_folder, open_webdataset_folder
@@ -44,10 +46,7 @@ def open_set(
             str(path) if path.exists() else name, split, image_column, label_column, revision
         )
     if classnames is not None:
-        names = read_lines(classnames, "--classnames")
-        if len(names) != len(found.classnames):
-            raise UserError(f"--classnames {classnames} has {len(names)} names for {len(found.classnames)} classes")
-        found = replace(found, classnames=tuple(names))
+        found = listed_names(found, read_lines(classnames, "--classnames"), f"--classnames {classnames}")
     if templates is not None:
         found = replace(found, templates=read_templates(templates))
     if found.size == 0:

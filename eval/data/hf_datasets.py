@@ -1,15 +1,12 @@
 """Tables that `datasets` reads: hub ids, folders of parquet or images with metadata, data saved to disk."""
 
-from collections.abc import Iterator, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from eval.data.classification_set import ClassificationSet
 from eval.data.hub import gated, hub_commit, said_once
-from eval.data.images import Sample
-from eval.data.prompts import read_templates, readable, templates_in
 from mcl_clip.errors import UserError
+from mcl_clip.loading.class_folders import is_hidden
 
 SAVED = ("dataset_info.json", "dataset_dict.json", "state.json")
 PATTERNS = tuple(f"{folder}{name}" for folder in ("", "*/") for name in ("*.parquet", "metadata.csv", "metadata.jsonl"))
@@ -18,7 +15,9 @@ PATTERNS = tuple(f"{folder}{name}" for folder in ("", "*/") for name in ("*.parq
 def is_datasets_folder(path: Path) -> bool:
     """Whether `datasets` reads the folder: saved to disk, parquet, or an image folder with metadata."""
     return any((path / mark).is_file() for mark in SAVED) or any(
-        next(path.glob(pattern), None) is not None for pattern in PATTERNS
+        not is_hidden(found.name) and not is_hidden(found.parent.name)
+        for pattern in PATTERNS
+        for found in path.glob(pattern)
     )
 
 
@@ -58,31 +57,6 @@ def _failure(error: Exception, name: str) -> str:
     return f"cannot be loaded: {reason.rstrip('.')}{mend}"
 
 
-def open_hf_classification(
-    name: str, split: str, image_column: str | None, label_column: str | None, revision: str | None
-) -> ClassificationSet:
-    """A table with an image column and a label column, of class labels, numbers or text.
-
-    Without names these are the only image column, and `label` or the only column of class labels.
-    """
-    table, commit = load_split(name, split, revision)
-    image_column = image_column or _only(table, "Image", "image", "--image-column", name)
-    label_column = label_column or _only(table, "ClassLabel", "label", "--label-column", name)
-    for flag, column in (("--image-column", image_column), ("--label-column", label_column)):
-        if column not in table.column_names:
-            raise UserError(f"{name} has no column {column} but {', '.join(table.column_names)}; name it with {flag}")
-    names, labels = _classes(table, label_column, name)
-    images = undecoded(table, image_column, name)
-
-    def samples() -> Iterator[Sample]:
-        for row, label in enumerate(labels):
-            yield Sample(partial(read_image, images, row, image_column), f"{name}[{row}]", label)
-
-    path = Path(name)
-    templates = templates_in(path) if path.is_dir() else read_templates("openai")
-    return ClassificationSet(path.name, readable(names), templates, len(labels), samples, commit)
-
-
 def undecoded(table: Any, column: str, name: str) -> Any:
     """The table with images as they are stored; `UserError` when the column holds none."""
     import datasets
@@ -102,27 +76,3 @@ def read_image(table: Any, row: int, column: str) -> bytes:
     if not stored.get("path"):
         raise FileNotFoundError(2, "the table holds neither its bytes nor its path")
     return Path(stored["path"]).read_bytes()
-
-
-def _only(table: Any, kind: str, default: str, flag: str, name: str) -> str:
-    """`default` if there is such a column, else the only one of the kind."""
-    found = [column for column, feature in table.features.items() if type(feature).__name__ == kind]
-    if default in table.column_names:
-        return default
-    if len(found) == 1:
-        return found[0]
-    raise UserError(f"{name} has no column {default} but {', '.join(table.column_names)}; name one with {flag}")
-
-
-def _classes(table: Any, column: str, name: str) -> tuple[list[str], list[int]]:
-    import datasets
-
-    feature, values = table.features[column], list(table[column])
-    if (missing := next((row for row, value in enumerate(values) if value is None or value == -1), None)) is not None:
-        raise UserError(f"{name}[{missing}] has no {column}; choose a labelled split with --split")
-    if isinstance(feature, datasets.ClassLabel):
-        return list(feature.names), values
-    if not all(isinstance(value, int | str) for value in values):
-        raise UserError(f"the column {column} of {name} holds no class but {feature}; name one with --label-column")
-    numbers = {value: number for number, value in enumerate(sorted(set(values)))}
-    return list(map(str, numbers)), [numbers[value] for value in values]

@@ -1,11 +1,10 @@
-"""The texts of a zero-shot classifier: class names and templates, from a set, open_clip's metadata or files."""
+"""The texts of a zero-shot classifier: templates filled with class names, from open_clip's metadata or files."""
 
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 
 from mcl_clip.errors import UserError
-from mcl_clip.openclip.zero_shot import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES, SIMPLE_IMAGENET_TEMPLATES
+from mcl_clip.openclip.zero_shot import OPENAI_IMAGENET_TEMPLATES, SIMPLE_IMAGENET_TEMPLATES
 
 TEMPLATE_FILES = ("zeroshot_classification_templates.txt", "templates.txt")
 
@@ -31,30 +30,6 @@ def templates_in(directory: Path) -> tuple[str, ...]:
         if (directory / name).is_file():
             return read_templates(str(directory / name))
     return read_templates("openai")
-
-
-def readable(names: Sequence[str]) -> tuple[str, ...]:
-    """Names as one says them: open_clip's for ImageNet classes, else the set's with spaces for underscores.
-
-    ImageNet, or a part of it, is known by WordNet ids (n01440764); the whole of it also by WordNet's words.
-    """
-    by_id, words = _imagenet()
-    if names and all(name in by_id for name in names):
-        return tuple(by_id[name] for name in names)
-    agree = sum(name.split(",")[0] == word.split(",")[0] for name, word in zip(names, words, strict=False))
-    if len(names) == len(words) and agree > 0.95 * len(words):
-        return tuple(by_id.values())
-    return tuple(name.replace("_", " ") for name in names)
-
-
-@cache
-def _imagenet() -> tuple[dict[str, str], list[str]]:
-    """open_clip's class name by WordNet id, and WordNet's words; both in ImageNet's order."""
-    from timm.data import ImageNetInfo
-
-    info = ImageNetInfo("imagenet-1k")
-    words = [info.index_to_description(index) for index in range(info.num_classes())]
-    return dict(zip(info.label_names(), IMAGENET_CLASSNAMES, strict=True)), words
 
 
 def fill(template: str, classname: str) -> str:

@@ -12,6 +12,7 @@ from eval.data.hf_datasets import is_datasets_folder, load_split, read_image, un
 from eval.data.hub import gated, said_once
 from eval.data.images import Sample
 from mcl_clip.errors import UserError
+from mcl_clip.loading.class_folders import is_hidden, list_images
 
 COLUMNS = ("image_0", "image_1", "caption_0", "caption_1")
 TAG = "collapsed_tag"
@@ -101,7 +102,10 @@ def _from_table(place: Path) -> Iterator[Example]:
 
 
 def _as_published(benchmark: str, place: Path) -> Iterator[Example]:
-    lists, archives = BENCHMARKS[benchmark].lists, sorted(place.rglob("*.zip"))
+    lists, archives = (
+        BENCHMARKS[benchmark].lists,
+        sorted(each for each in place.rglob("*.zip") if not is_hidden(each.name)),
+    )
     listed = next((place / name for name in lists if (place / name).is_file()), None)
     if listed is not None:
         text = listed.read_text(encoding="utf-8-sig")
@@ -144,7 +148,7 @@ def _image_finder(folder: Path, archives: Sequence[Path]) -> Callable[[str, str]
         files = _open_zip(archive)
         for entry in map(PurePosixPath, files.namelist()):
             known[entry.name] = known[entry.stem] = partial(files.read, str(entry)), f"{archive}:{entry}"
-    for path in sorted((folder / "images").rglob("*")):
+    for path in list_images(folder / "images").images:
         known[path.name] = known[path.stem] = path.read_bytes, str(path)
 
     def find(name: str, label: str) -> Sample:

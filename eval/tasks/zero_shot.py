@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from eval.data.class_names import require_names
 from eval.data.classification_set import ClassificationSet
 from eval.data.images import content_hash
 from eval.intervals import mean_of_shares, wilson
@@ -33,8 +34,10 @@ def evaluate(
     Metrics, as fractions: acc1, acc5 (null below five classes), mean_per_class_recall, per_class_recall (in the order
     of the classes), n_images, and with `confusion` the counts [true class][predicted class]; `intervals` holds the
     95 % interval of each. `cache` is a directory for text classifiers (see `text_classifier`). With several ranks (a
-    process group is up) every rank scores its share of the images and returns the whole result.
+    process group is up) every rank scores its share of the images and returns the whole result. Raises `UserError`
+    where classes are numbers without names.
     """
+    require_names(data)
     record = scored.record()
     rows = rows_of(scored.model)
     weights = text_classifier(
