@@ -1,4 +1,4 @@
-"""mcl-shards: index tars, group them into buckets, verify what stands on disk."""
+"""mcl-shards: pack data into tars, index tars, group them into buckets, verify what stands on disk."""
 
 import argparse
 import os
@@ -14,11 +14,12 @@ from mcl_clip.shards.manifest import Manifest
 from mcl_clip.shards.sources import manifest_directory
 from mcl_clip.shards.verify import verify
 from training.arrows.source import index, open_or_index
+from training.pack import add_pack_flags, run_pack
 from training.ranks import Ranks, join, leave
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one of the subcommands, `index` and `bucket` also under torchrun.
+    """Run one of the subcommands, `pack`, `index` and `bucket` also under torchrun.
 
     Exit status 2 for a mistake in flags or input, 1 when `verify` finds a problem.
     """
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _verify(options)
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             ranks = join("cpu", "gloo", None, False)
-        line = {"index": _index, "bucket": _bucket}[options.command](options, ranks)
+        line = {"index": _index, "bucket": _bucket, "pack": run_pack}[options.command](options, ranks)
         if ranks.is_first:
             print(line)
         leave(ranks)
@@ -98,6 +99,8 @@ def _verify(options: argparse.Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mcl-shards", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
+    packing = commands.add_parser("pack", help="write tables, folders, annotations and `datasets` as tars")
+    add_pack_flags(packing)
     indexing = commands.add_parser("index", help="index WebDataset tars; they are only read")
     bucket = commands.add_parser("bucket", help="group samples by label into shards of their own")
     check = commands.add_parser("verify", help="check every byte against index and manifest")
@@ -124,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
         "--mcl-index-only", action="store_true", help="write no tars, only an index into those of the source"
     )
     check.add_argument("directories", nargs="+", help="directories with a manifest.json")
-    for command in (indexing, bucket, check):
+    for command in (packing, indexing, bucket, check):
         command.add_argument(
             "--workers", type=int, default=_cores(), help="processes on this rank (default: its cores)"
         )

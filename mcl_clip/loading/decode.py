@@ -50,25 +50,30 @@ def _as_tensor(data):
     return torch.frombuffer(bytearray(data), dtype=torch.uint8)
 
 
-def _is_plain_jpeg(data):
-    """Whether these are the bytes of an 8-bit JPEG of 1 or 3 components and bearable size."""
+def jpeg_frame(data: bytes) -> tuple[int, int, int, int] | None:
+    """(bits, height, width, components) of a JPEG; None for anything else."""
     if data[:3] != b"\xff\xd8\xff":
-        return False
+        return None
     at = 2
     while at + 9 < len(data):
         if data[at] != 0xFF:
-            return False
+            return None
         marker = data[at + 1]
         if marker == 0xFF:
             at += 1
         elif marker in _JPEG_FRAMES:
-            depth, height, width, components = struct.unpack_from(">BHHB", data, at + 4)
-            return depth == 8 and components in (1, 3) and 0 < height * width <= MAX_PIXELS
+            return struct.unpack_from(">BHHB", data, at + 4)
         elif marker == 0x01 or 0xD0 <= marker <= 0xD8:
             at += 2
         else:
             at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return False
+    return None
+
+
+def _is_plain_jpeg(data):
+    """Whether these are the bytes of an 8-bit JPEG of 1 or 3 components and bearable size."""
+    depth, height, width, components = jpeg_frame(data) or (0, 0, 0, 0)
+    return depth == 8 and components in (1, 3) and 0 < height * width <= MAX_PIXELS
 
 
 def _is_plain_png(data):

@@ -1,0 +1,1 @@
+"""What people bring (tables, folders, annotations, `datasets`) as WebDataset tars."""
