@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 import subprocess
 import sys
 import tarfile
@@ -21,6 +22,7 @@ from demo.data import TINY, generate
 from demo.features import FEATURES, NAMES
 from eval.data.mmvp import read_pairs
 from eval.report import main as report_main
+from training.shards import main as shards_main
 
 SMALL = replace(TINY, images=40, shard=25, pairs=3, zero_shot=16)
 
@@ -95,7 +97,7 @@ class Links(HTMLParser):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
-    directory = tmp_path_factory.mktemp("runs") / "demo"
+    directory = tmp_path_factory.mktemp("clone") / "runs" / "demo"
     assert main(["--size", "tiny", "--output", str(directory)]) == 0
     return directory
 
@@ -155,6 +157,23 @@ def test_run_again_reuses_what_is_finished(run, capfd) -> None:
     assert "epoch 1/" not in capfd.readouterr().err
     changed = {name for name, digest in digests(run).items() if before.get(name) != digest}
     assert changed <= {"out.log"}
+
+
+@pytest.mark.parametrize(
+    ("command", "subcommand"),
+    [(shards_main, name) for name in ("", "pack", "index", "bucket", "verify")],
+)
+def test_help_begins_with_two_examples_that_run_as_they_stand(run, command, subcommand, monkeypatch, capsys) -> None:
+    with pytest.raises(SystemExit):
+        command([*subcommand.split(), "--help"])
+    _, _, rest = capsys.readouterr().out.partition("\n\n")  # behind the usage
+    title, first, second, end, *_ = rest.splitlines()
+    assert (title, end) == ("examples:", "")
+    monkeypatch.chdir(run.parent.parent)
+    for example in (first, second):
+        name, *arguments = shlex.split(example)
+        assert example.startswith(f"  {name} ") and " ".join(arguments).startswith(subcommand)
+        assert command(arguments) == 0, example
 
 
 def test_report_of_something_else_is_refused(tmp_path) -> None:

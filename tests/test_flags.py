@@ -14,6 +14,9 @@ SUPPORTED = [
     "beta1",
     "beta2",
     "cache_dir",
+    "csv_caption_key",
+    "csv_img_key",
+    "csv_separator",
     "dataset_type",
     "ddp_static_graph",
     "debug",
@@ -84,9 +87,6 @@ REFUSED = [
     "coca_caption_loss_weight",
     "coca_contrastive_loss_weight",
     "copy_codebase",
-    "csv_caption_key",
-    "csv_img_key",
-    "csv_separator",
     "dataset_resampled",
     "distill_model",
     "distill_pretrained",
@@ -133,7 +133,7 @@ def test_a_default_spelt_out_and_an_abbreviation_are_refused_too(arguments):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--dataset-type", "csv"], "--dataset-type csv"),
+        (["--dataset-type", "parquet"], "--dataset-type"),
         (["--resume", "epoch_3.pt"], "--resume epoch_3.pt"),
         (["--lr-scheduler", "step"], "--lr-scheduler step"),
         (["--mcl-stage", "2"], "--mcl-stage"),
@@ -157,10 +157,11 @@ def test_open_clips_names_defaults_and_meaning_are_kept():
 
 
 OF_THE_JOB = {"device", "dist_backend", "dist_url", "no_set_device_rank"}  # how ranks find each other: see ranks.join
-ONE_VALUE = {"dataset_type", "resume"}  # of those that are not refused, each means what happens anyway
+ONE_VALUE = {"resume"}  # of those that are not refused, each means what happens anyway
 COMMON = ["--train-data", "data", "--model", "ViT-B-32", "--name", "run", "--lr", "0.1", "--save-frequency", "5"]
 ANOTHER = {
     "aug_cfg": ["scale=[0.5,1.0]"],
+    "dataset_type": ["csv"],
     "epochs_cooldown": ["1"],
     "force_image_size": ["64"],
     "image_interpolation": ["bilinear"],

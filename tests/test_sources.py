@@ -3,6 +3,7 @@
 import pytest
 
 from mcl_clip.errors import UserError
+from mcl_clip.shards.scan import scan_tar
 from mcl_clip.shards.sources import expand_sources, manifest_directory, name_sources
 
 
@@ -88,3 +89,39 @@ def test_a_directory_with_a_manifest_is_known(folder):
     (folder / "a/manifest.json").touch()
     assert manifest_directory(str(folder / "a")) == folder / "a"
     assert manifest_directory([str(folder / "a"), str(folder / "b")]) is None
+
+
+def test_what_is_no_tar_is_told_what_takes_it(tmp_path):
+    (tmp_path / "x.csv").write_text("filepath\ttitle\n")
+    (tmp_path / "x.jsonl").write_text("{}\n")
+    (tmp_path / "x.json").write_text("{}")
+    (tmp_path / "x.parquet").write_bytes(b"PAR1")
+    (tmp_path / "x.tar.gz").write_bytes(b"\x1f\x8b\x08")
+    (tmp_path / "x.zip").write_bytes(b"PK\x03\x04")
+    (tmp_path / "x.jpg").write_bytes(b"\xff\xd8\xff\xe0")
+    for folder, file in {"saved": "state.json", "table": "0.parquet", "flat": "0.JPG", "classes/cat": "0.png"}.items():
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / file).write_bytes(b"")
+    pack = "mcl-shards pack {} --output DIR"
+    for name, words in {
+        "x.csv": ("a table", pack),
+        "x.jsonl": ("JSON lines", pack),
+        "x.json": ("JSON", pack),
+        "x.parquet": ("parquet", pack),
+        "x.tar.gz": ("compressed", "gunzip"),
+        "x.zip": ("a zip archive", "unpack it"),
+        "x.jpg": ("one image", "give tars"),
+        "saved": ("a data set of Hugging Face", pack),
+        "table": ("parquet", pack),
+        "flat": ("a folder of images", pack),
+        "classes": ("a folder of images", pack),
+    }.items():
+        path = str(tmp_path / name)
+        with pytest.raises(UserError) as error:
+            expand_sources(path, "--val-data")
+        told = str(error.value)
+        assert told.startswith(f"--val-data {path} is {words[0]}") and words[1].format(path) in told
+    compressed = tmp_path / "z.tar"
+    compressed.write_bytes(b"\x1f\x8b\x08" + bytes(1000))
+    with pytest.raises(UserError, match=r"z.tar is compressed: unpack it first \(gunzip"):
+        scan_tar(str(compressed))

@@ -1,10 +1,12 @@
 """What --train-data names is opened or indexed by one rule, whichever command asks."""
 
+import datasets
 import pandas
 import pytest
 
 from mcl_clip.shards.index import index_sources
-from tests.tars import write_shards
+from mcl_clip.shards.manifest import Manifest
+from tests.tars import image_bytes, write_shards
 from tests.tiny_runs import command
 from training import cluster, main, shards
 
@@ -54,3 +56,64 @@ def test_the_old_spelling_is_an_alias(data, capfd, spelling):
     flags = ["--train-data", f"{data}/tars", "--output", str(out), spelling, "caption", "--workers", "1"]
     assert shards.main(["index", *flags]) == 0
     assert "40 samples in 2 shards" in capfd.readouterr().out
+
+
+def write_csv(folder, count=40):
+    """A CSV as open_clip's defaults have it, and its images."""
+    folder.mkdir()
+    rows = [(f"{number}.jpg", f"caption {number}") for number in range(count)]
+    for number, (name, _) in enumerate(rows):
+        (folder / name).write_bytes(image_bytes(number, size=24))
+    pandas.DataFrame(rows, columns=["filepath", "title"]).to_csv(folder / "x.tsv", sep="\t", index=False)
+    return folder / "x.tsv"
+
+
+@pytest.mark.parametrize("kind", ["csv", "auto"])
+def test_a_csv_is_packed_into_the_run_and_trained_on(tmp_path, capfd, kind):
+    table = write_csv(tmp_path / "data")
+    flags = ["--train-data", str(table), "--dataset-type", kind, "--val-data", str(table), "--epochs", "1"]
+    assert main.main(command(tmp_path, *flags)) == 0
+    assert "40 samples in 1 shards, no row skipped" in capfd.readouterr().err
+    source = Manifest.load(tmp_path / "runs/run/source")
+    assert source.num_samples == 40 and source.open_shard(0).read_caption(7) == "caption 7"
+    assert Manifest.load(tmp_path / "runs/run/validation").num_samples == 40
+    assert main.main(command(tmp_path, *flags)) == 0
+    with open(table, "a") as file:
+        file.write("0.jpg\tone more\n")
+    assert main.main(command(tmp_path, *flags)) == 2
+    assert "the source as it was then" in capfd.readouterr().err
+
+
+def test_a_folder_of_datasets_is_packed_into_the_run(tmp_path):
+    cells = [{"bytes": image_bytes(number, size=24), "path": None} for number in range(32)]
+    features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
+    data = {"image": cells, "text": [f"caption {number}" for number in range(32)]}
+    datasets.Dataset.from_dict(data, features).save_to_disk(tmp_path / "saved")
+    assert main.main(command(tmp_path, "--train-data", str(tmp_path / "saved"), "--epochs", "1")) == 0
+    assert Manifest.load(tmp_path / "runs/run/source").open_shard(0).read_caption(31) == "caption 31"
+
+
+def test_synthetic_data_goes_through_the_same_loader(tmp_path, capfd):
+    flags = ["--dataset-type", "synthetic", "--train-num-samples", "32", "--epochs", "1"]
+    assert main.main(command(tmp_path, *flags)) == 2
+    assert "leave --train-data out" in capfd.readouterr().err
+    arguments = command(tmp_path, *flags)
+    del arguments[:2]
+    assert main.main(arguments) == 0
+    assert Manifest.load(tmp_path / "runs/run/source").num_samples == 32
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "reason"),
+    [
+        ("x.tsv", ["--dataset-type", "webdataset"], "is a table: mcl-shards pack"),
+        ("x.parquet", [], "is parquet: mcl-shards pack"),
+        ("tars", ["--dataset-type", "csv"], "leave --dataset-type csv out"),
+    ],
+)
+def test_another_kind_of_file_is_told_what_takes_it(tmp_path, capfd, name, flags, reason):
+    (tmp_path / "x.tsv").write_text("filepath\ttitle\n")
+    (tmp_path / "x.parquet").write_bytes(b"PAR1")
+    assert main.main(command(tmp_path, "--train-data", str(tmp_path / name), *flags)) == 2
+    assert reason in capfd.readouterr().err.strip().splitlines()[-1]
+    assert not (tmp_path / "runs/run").exists()

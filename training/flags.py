@@ -15,9 +15,6 @@ _ONE_LOSS = "mcl_clip trains image-text pairs with a contrastive loss only"
 REFUSED: dict[str, str] = {
     "train_data_upsampling_factors": f"{_ONCE}; repeat nothing, or write the shards twice under other names",
     "dataset_resampled": f"{_ONCE}; sampling with replacement would put false negatives into a batch",
-    "csv_separator": "pack loose files into tars (img2dataset writes them)",
-    "csv_img_key": "pack loose files into tars (img2dataset writes them)",
-    "csv_caption_key": "captions come from the .txt member of a tar, or from --mcl-caption-key of its .json",
     "imagenet_v2": "score a finished run with mcl-zero-shot instead",
     "torchscript": "a scripted model cannot be written as a stage directory; use --torchcompile for speed",
     "trace": "a traced model cannot be trained",
@@ -36,7 +33,6 @@ REFUSED: dict[str, str] = {
 """Flags of open_clip that would be without effect here, and why; giving one is an error."""
 
 _REFUSED_VALUES: dict[str, tuple[set[str | None], str]] = {
-    "dataset_type": ({"auto", "webdataset"}, "mcl_clip reads tars only; pack loose files with img2dataset"),
     "resume": (
         {None, "latest"},
         "a run resumes from its own directory; to start from other weights use --pretrained PATH",

@@ -8,20 +8,14 @@ from mcl_clip.packing.job import pack
 from mcl_clip.packing.open import Wanted, open_source
 from training.ranks import Ranks
 
-EXAMPLES = """\
-examples, which run as they stand after `make demo`:
-  mcl-shards pack runs/demo-data/zero_shot/color --caption-template 'a photo of {}' --output runs/packed/color
-  mcl-shards pack runs/demo-data/train/00000.parquet --output runs/packed/table
-"""
-
 
 def add_pack_flags(command: argparse.ArgumentParser) -> None:
     """The flags of the subcommand; open_clip's keep their names and defaults."""
     add = command.add_argument
     add(
         "source",
-        help="a CSV or TSV, parquet (a file or a folder), JSON lines, COCO captions JSON, a folder with NAME.txt beside "
-        "NAME.jpg, a folder per class, what save_to_disk of datasets wrote, or a data set's name on the hub",
+        help="a CSV or TSV, parquet (a file or a folder), JSON lines, COCO captions JSON, a folder with NAME.txt "
+        "beside NAME.jpg, a folder per class, what `save_to_disk` wrote, or the name of a data set on the hub",
     )
     add("--output", required=True, type=Path, help="directory to write; the same command resumes")
     add("--mcl-shard-size", "--shard-size", type=int, default=1000, help="rows of a tar (default 1000)")

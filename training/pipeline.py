@@ -13,7 +13,7 @@ from training.arrows.clusters import cluster
 from training.arrows.fused import fuse_stages
 from training.arrows.job import Job
 from training.arrows.model import train
-from training.arrows.source import open_or_index
+from training.arrows.source import open_or_index, packed
 from training.checks import check_data
 from training.preemption import Preemption
 from training.ranks import Ranks
@@ -64,9 +64,10 @@ def _begin(recipe: Recipe, directory: RunDirectory, ranks: Ranks, preemption: Pr
     data, held_out = recipe.data, None
     index = partial(open_or_index, ranks=ranks, caption_key=data.caption_key, workers=data.workers)
     with preemption.excusing_workers():
-        source = index(data.train_data, directory.source)
+        source = index(packed(data.train_data, directory.source, ranks, data), directory.source)
         if recipe.reporting.val_data:
-            held_out = index(recipe.reporting.val_data, directory.validation, flag="--val-data")
+            tars = packed(recipe.reporting.val_data, directory.validation, ranks, data, "--val-data")
+            held_out = index(tars, directory.validation, flag="--val-data")
     check_data(recipe, source)
     validation = Validation(recipe, held_out, ranks.device)
     trackers = Trackers(recipe, to_plain(recipe), silent=not ranks.is_first)

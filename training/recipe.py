@@ -33,7 +33,11 @@ class ModelRecipe:
 class DataRecipe:
     """From tars to global batches. `global_batch` = batch size x ranks x accumulation, in samples."""
 
-    train_data: str = field(metadata=FREE)
+    train_data: str | None = field(metadata=FREE)
+    dataset_type: str = field(metadata=FREE)
+    csv_img_key: str = field(metadata=FREE)
+    csv_caption_key: str = field(metadata=FREE)
+    csv_separator: str = field(metadata=FREE)
     train_num_samples: int | None
     caption_key: str | None
     global_batch: int

@@ -129,7 +129,10 @@ def _cast(kind: Any, value: Any) -> Any:
 
 
 def _check(values: Mapping[str, Any]) -> None:
-    if not values["train_data"]:
+    if values["dataset_type"] == "synthetic":
+        if values["train_data"]:
+            raise UserError("--dataset-type synthetic makes its own data; leave --train-data out")
+    elif not values["train_data"]:
         raise UserError("--train-data is missing: give the tars, for example 'data/{00000..00099}.tar'")
     if (values["logs"] or "none").lower() == "none":
         raise UserError("--logs none is not supported: the stages meet through the files of the run directory")

@@ -96,6 +96,34 @@ def _verify(options: argparse.Namespace) -> int:
     return 0 if sound else 1
 
 
+# Of the whole command and of each subcommand; they run as they stand after `make demo`.
+_EXAMPLES = {
+    "": (
+        "mcl-shards pack runs/demo-data/zero_shot/shape/test --caption-template 'a photo of {}' --output runs/shapes",
+        "mcl-shards index --train-data runs/demo-data/train --output runs/demo-index",
+    ),
+    "pack": (
+        "mcl-shards pack runs/demo-data/zero_shot/color/test --caption-template 'a photo of {}' --output runs/colors",
+        "mcl-shards pack runs/demo-data/zero_shot --caption-template {} --workers 1 --output runs/names",
+    ),
+    "index": (
+        "mcl-shards index --train-data runs/demo-data/train --output runs/demo-index",
+        "mcl-shards index --train-data 'runs/demo-data/train/{00000..00001}.tar' --mcl-caption-key caption --output "
+        "runs/demo-json-index",
+    ),
+    "bucket": (
+        "mcl-shards bucket --train-data runs/demo/source --clusters runs/demo/stage_0/clusters --output "
+        "runs/demo-buckets",
+        "mcl-shards bucket --train-data runs/demo-data/train --clusters runs/demo/stage_0/clusters --mcl-index-only "
+        "--output runs/demo-rows",
+    ),
+    "verify": (
+        "mcl-shards verify runs/demo/source",
+        "mcl-shards verify runs/demo/source runs/demo/stage_1/buckets --workers 2",
+    ),
+}
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mcl-shards", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -131,6 +159,10 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--workers", type=int, default=_cores(), help="processes on this rank (default: its cores)"
         )
+    for name, command in {"": parser, **commands.choices}.items():
+        examples = "".join(f"  {example}\n" for example in _EXAMPLES[name])
+        command.description = f"examples:\n{examples}\n{command.description or ''}"
+        command.formatter_class = argparse.RawDescriptionHelpFormatter
     return parser
 
 

@@ -16,7 +16,7 @@ from mcl_clip.errors import UserError
 from mcl_clip.packing.rows import Source, Unit
 from mcl_clip.packing.writer import SUCCESS, PackShard, shard_name
 from mcl_clip.shards.manifest import make_directory
-from mcl_clip.shards.pool import run, share
+from mcl_clip.shards.pool import part_of, run
 
 COMMIT = "pack.json"
 FORMAT = {"format": "mcl_clip pack", "version": 1}
@@ -82,7 +82,7 @@ def pack(
 def _run(source: Source, task: PackShard, workers: int, rank: int, world_size: int) -> Iterator[tuple[Unit, Any]]:
     if source.parallel:
         units = [Unit(shard, rows, tuple(at)) for shard, rows, at in read_json(task.work / "units.json")]
-        yield from run(task, share(units, rank, world_size), workers)
+        yield from run(task, part_of(units, rank, world_size), workers)
     elif rank == 0:
         for unit in source.units(task.size, task.work):
             yield unit, task(unit)
@@ -112,7 +112,7 @@ def _finished(directory: Path, job: dict[str, Any]) -> Packed:
 def _refuse_other(directory: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
     if old != new:
         what = "--shard-size" if old["source"] == new["source"] else "source, or the source as it was then"
-        raise UserError(f"{directory} is of another {what}; delete it, or choose another --output")
+        raise UserError(f"{directory} is of another {what}; delete it, or write to another place")
 
 
 def _commit(directory: Path, work: Path, job: dict[str, Any]) -> None:

@@ -12,9 +12,10 @@ import numpy as np
 import pyarrow as pa
 
 from mcl_clip.errors import UserError
+from mcl_clip.shards.kinds import mend
 from mcl_clip.shards.offsets import IMAGE_EXTENSIONS, SCHEMA, failed_rows
 from mcl_clip.shards.reader import parse_caption
-from mcl_clip.shards.remote import open_tar
+from mcl_clip.shards.remote import is_remote, open_tar
 from mcl_clip.shards.tar import Member, TarError, members
 
 _KEY = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)", re.DOTALL)
@@ -36,7 +37,8 @@ def scan_tar(path: str, tar: int = 0, caption_key: str | None = None, size: int 
                 with memoryview(mapped) as buffer:
                     return _rows(buffer, tar, caption_key)
         except TarError as error:
-            raise UserError(f"{path}: {error}; is it an uncompressed, complete tar?") from None
+            known = None if is_remote(path) else mend(path)
+            raise UserError(known or f"{path}: {error}; is it an uncompressed, complete tar?") from None
 
 
 @dataclass

@@ -9,6 +9,7 @@ from pathlib import Path
 from braceexpand import braceexpand
 
 from mcl_clip.errors import UserError
+from mcl_clip.shards.kinds import mend
 from mcl_clip.shards.remote import expand_url, is_remote
 
 
@@ -83,6 +84,9 @@ def _expand(part: str, flag: str) -> list[str]:
             matches = [pattern]
         else:
             matches = sorted(glob.glob(pattern))
+        other = None if is_remote(pattern) or pattern.endswith(".tar") else mend(pattern)
+        if other:
+            raise UserError(f"{flag} {other}")
         if not matches:
             raise UserError(f"{flag} {pattern}: no such tar, and no directory with *.tar in it")
         found.extend(matches)

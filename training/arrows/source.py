@@ -1,12 +1,23 @@
-"""Tars -> index: what --train-data and --val-data name, opened where it is indexed, else indexed."""
+"""Tars -> index: what --train-data and --val-data name, packed where need be, opened where indexed, else indexed."""
 
 from pathlib import Path
 
 from mcl_clip.errors import UserError
+from mcl_clip.packing.job import pack
+from mcl_clip.packing.open import Wanted, open_source
+from mcl_clip.packing.rows import Source
+from mcl_clip.packing.synthetic import SyntheticRows
 from mcl_clip.shards.index import index_sources
+from mcl_clip.shards.kinds import kind_of
 from mcl_clip.shards.manifest import Manifest
 from mcl_clip.shards.sources import expand_sources, manifest_directory
 from training.ranks import Ranks
+from training.recipe import DataRecipe
+from training.reporting import log
+
+PACKED = {"auto": ("csv", "datasets"), "csv": ("csv",)}
+"""What each --dataset-type packs on the way; the others take tars."""
+SYNTHETIC_SAMPLES = 10_000
 
 
 def open_or_index(
@@ -54,3 +65,33 @@ def index(
         barrier=ranks.barrier,
         progress=ranks.is_first,
     )
+
+
+def packed(spec: str | None, directory: Path, ranks: Ranks, data: DataRecipe, flag: str = "--train-data") -> str:
+    """What `open_or_index` takes: `spec`, or tars of the table, data set or synthetic samples that it stands for.
+
+    Those are written into the directory of their index, so that both go together.
+    """
+    if spec is None:
+        source: Source = SyntheticRows(data.train_num_samples or SYNTHETIC_SAMPLES)
+    elif kind_of(Path(spec)) in PACKED.get(data.dataset_type, ()):
+        # open_clip's defaults mean columns of a CSV; elsewhere the usual names are looked for.
+        given = {"image": data.csv_img_key, "caption": data.csv_caption_key}
+        usual = {"image": "filepath", "caption": "title"}
+        wanted = {name: value if value != usual[name] else None for name, value in given.items()}
+        source = open_source(spec, Wanted(**wanted, separator=data.csv_separator))
+    elif data.dataset_type == "csv":
+        raise UserError(f"{flag} {spec} is no CSV or TSV; leave --dataset-type csv out")
+    else:
+        return spec
+    done = pack(
+        source,
+        directory / "tars",
+        workers=max(data.workers, 1),
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        barrier=ranks.barrier,
+        progress=ranks.is_first,
+    )
+    log.info(f"{flag} packed: {done}")
+    return str(done.directory)
