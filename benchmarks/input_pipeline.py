@@ -27,7 +27,7 @@ from PIL import Image
 from mcl_clip import seeds
 from mcl_clip.loading.augment import train_transform
 from mcl_clip.loading.loader import GlobalBatchLoader
-from mcl_clip.loading.open_clip_data import for_open_clip
+from mcl_clip.loading.open_clip_data import OpenClipData
 from mcl_clip.openclip.transforms import PreprocessCfg, image_transform_v2
 from mcl_clip.plan.policy import Policy
 from mcl_clip.shards.index import index_sources
@@ -111,7 +111,7 @@ def _ours(manifest: Manifest, options: argparse.Namespace, tokenizer, normalise:
     )
     if not normalise:
         loader.normalize = torch.nn.Identity()  # type: ignore[assignment]
-    return for_open_clip(loader, types.SimpleNamespace(segments=None))
+    return OpenClipData(loader)
 
 
 def _open_clips(paths: list[str], num_samples: int, options: argparse.Namespace, tokenizer):

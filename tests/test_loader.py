@@ -4,7 +4,6 @@ import logging
 import multiprocessing
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import pytest
@@ -217,11 +216,18 @@ def test_global_random_state_is_not_moved(index):
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
+class Told(torch.nn.Module):
+    """A loss whose value is the layout that it was given."""
+
+    def forward(self, features, *, segments, output_dict):
+        return segments
+
+
 def test_open_clips_form_tells_the_loss_the_layout(index):
-    loader, loss = loader_of(index), types.SimpleNamespace(segments=None)
-    data = for_open_clip(loader, loss)
+    loader = loader_of(index)
+    data, loss = for_open_clip(loader, Told())
     data.set_epoch(1)
-    layouts = [loss.segments for _ in data.dataloader]
+    layouts = [loss("features", output_dict=True) for _ in data.dataloader]
     assert layouts == [loader.plans[1].layout(t) for t in range(len(loader.plans[1]))]
     assert data.dataloader.num_batches == len(layouts)
     assert data.dataloader.num_samples == 8 * len(layouts)

@@ -134,14 +134,16 @@ def test_our_loader_and_loss_run_inside_open_clips_loop(tmp_path, accum_freq):
     manifest = labelled(tmp_path / "runs/run/source", ["0", "1", "2"])
     loader = loader_of(tmp_path, model, manifest, stage=1, batch_size=16 // accum_freq, accum_freq=accum_freq)
     loss = Recorded(MCLClipLoss())
+    data, laid_out = for_open_clip(loader, loss)
     seen = []
-    loss.register_forward_pre_hook(lambda module, args: seen.append(module.loss.segments))
+    loss.loss.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["segments"]), with_kwargs=True
+    )
     args = open_clip_arguments(name, accum_freq=accum_freq, batch_size=16 // accum_freq)
     optimizer = open_clip_optimizer(model, 1e-3)
     before = [parameter.detach().clone() for parameter in model.parameters()]
-    data = {"train": for_open_clip(loader, loss.loss)}
     schedule = cosine_lr(optimizer, 1e-3, 1, loader.steps_per_epoch)
-    train_one_epoch(model, data, loss, 0, optimizer, None, schedule, None, args)
+    train_one_epoch(model, {"train": data}, laid_out, 0, optimizer, None, schedule, None, args)
 
     loader.set_epoch(0)
     plan = [loader.plan_of(step)[1].layout(loader.plan_of(step)[2]) for step in range(loader.steps_per_epoch)]

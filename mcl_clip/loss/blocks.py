@@ -1,76 +1,74 @@
-"""Which logits exist: the blocks of a segment layout, and the strips in which a large block is computed."""
+"""Which logits exist: the blocks of a segment layout, short segments of like lengths batched."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from mcl_clip.plan.segments import SegmentLayout
 
-# Equal neighbours are multiplied as one batch while their logits fit a processor's cache; beyond that a loop
-# is as fast and takes less memory.
-BATCHED_LOGITS = 1 << 20
+# The shortest segment of a batch is at least this share of the longest, to whose length all are padded.
+SHORTEST = 0.8
 
 
 @dataclass(frozen=True)
 class Block:
-    """`count` neighbouring blocks of one shape: `rows` anchors against the `columns` of their segment.
+    """The anchors of one segment against the whole of it; or several whole segments, padded to one length.
 
-    Anchors are the feature rows [row_start, row_start + count * rows), candidates the feature rows
-    [column_start, column_start + count * columns). The positive of a block's row i is its column
-    `diagonal` + i.
+    starts, lengths: the segments' anchors, as feature rows. Candidates are `columns` feature rows a segment,
+    the first of them `shift` after its first anchor; the positive of anchor i is candidate `diagonal` + i.
     """
 
-    row_start: int
-    column_start: int
-    rows: int
+    starts: tuple[int, ...]
+    lengths: tuple[int, ...]
     columns: int
-    diagonal: int
-    count: int = 1
+    shift: int
+    diagonal: int = 0
 
-    def of_rows(self, tensor: Tensor) -> Tensor:
-        """The anchors' part of a tensor [all rows, ...] as a view [count, rows, ...]."""
-        return _part(tensor, self.row_start, self.count, self.rows)
+    @property
+    def rows(self) -> int:
+        """Anchors a segment, padding included."""
+        return max(self.lengths)
 
-    def of_columns(self, tensor: Tensor) -> Tensor:
-        """The candidates' part of a tensor [all columns, ...] as a view [count, columns, ...]."""
-        return _part(tensor, self.column_start, self.count, self.columns)
+    @property
+    def is_even(self) -> bool:
+        """Whether the segments are neighbours of one length, so that all of them are one view."""
+        return all(start == self.starts[0] + i * self.rows for i, start in enumerate(self.starts)) and (
+            min(self.lengths) == self.rows
+        )
 
-    def positives(self, logits: Tensor, start: int) -> Tensor:
-        """The positives [count, height] of the rows from `start`, a view of logits [count, height,
-        columns]."""
-        return logits.narrow(2, self.diagonal + start, logits.shape[1]).diagonal(dim1=1, dim2=2)
+    def fits(self, max_logits: int) -> bool:
+        """Whether its logits number at most `max_logits`."""
+        return len(self.starts) * self.rows * self.columns <= max_logits
 
     def strips(self, max_logits: int) -> Iterator[tuple[int, int]]:
-        """(start, stop) of runs of rows whose logits number at most `max_logits`, but of one row at least."""
-        height = max(1, max_logits // (self.columns * self.count))
+        """(start, stop) of runs of anchors with at most `max_logits` logits, but one anchor a segment at least."""
+        height = max(1, max_logits // (len(self.starts) * self.columns))
         for start in range(0, self.rows, height):
             yield start, min(start + height, self.rows)
 
 
-def blocks_of(layout: SegmentLayout, start: int, stop: int) -> list[Block]:
-    """Blocks of the anchors at positions [start, stop) of a global batch, against their whole segments.
+def blocks_of(layout: SegmentLayout, start: int, stop: int, dim: int, max_elements: int) -> list[Block]:
+    """Blocks of the anchors at positions [start, stop) of a global batch; rows count from there, columns from 0.
 
-    Rows count from `start`, columns from 0. Neighbours of one shape are batched up to `BATCHED_LOGITS`
-    logits.
+    Features of `dim` and logits of a batch number at most `max_elements`. A segment that reaches beyond the anchors
+    is a block by itself.
     """
-    blocks: list[Block] = []
-    for low, high in layout.bounds():
+    blocks, batch = [], []
+    for low, high in sorted(layout.bounds(), key=lambda bounds: bounds[0] - bounds[1]):
         first, last = max(low, start), min(high, stop)
         if first >= last:
             continue
-        block = Block(first - start, low, last - first, high - low, first - low)
-        if blocks and _continues(blocks[-1], block):
-            head = blocks.pop()
-            block = Block(head.row_start, head.column_start, head.rows, head.columns, 0, head.count + 1)
-        blocks.append(block)
-    return blocks
+        if last - first < high - low:
+            blocks.append(Block((first - start,), (last - first,), high - low, low - first + start, first - low))
+            continue
+        longest = batch[0][1] if batch else 0
+        elements = (len(batch) + 1) * longest * (longest + 2 * dim)
+        if batch and (high - low < SHORTEST * longest or elements > max_elements):
+            blocks.append(_batched(batch, start))
+            batch = []
+        batch.append((low - start, high - low))
+    return [*blocks, _batched(batch, start)] if batch else blocks
 
 
-def _continues(head: Block, block: Block) -> bool:
-    whole = head.rows == head.columns == block.rows == block.columns
-    return whole and (head.count + 1) * block.rows * block.columns <= BATCHED_LOGITS
-
-
-def _part(tensor: Tensor, start: int, count: int, length: int) -> Tensor:
-    return tensor.narrow(0, start, count * length).unflatten(0, (count, length))
+def _batched(segments: list[tuple[int, int]], shift: int) -> Block:
+    starts, lengths = zip(*segments, strict=True)
+    return Block(starts, lengths, lengths[0], shift)

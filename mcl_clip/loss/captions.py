@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from mcl_clip.errors import UserError
-from mcl_clip.loss.gather import gather_all
 
 _MIX = -0x61C8864680B583EB  # 2**64 / golden ratio, as int64
 
@@ -20,12 +19,6 @@ def caption_ids(text_ids: Tensor | None, count: int) -> Tensor:
         raise UserError(f"identical captions are found by text_ids of shape ({count}, context), got {shape}")
     positions = torch.arange(text_ids.shape[1], device=text_ids.device)
     return _mixed(text_ids + _mixed(positions + 1)).sum(1)
-
-
-def own_and_all_ids(text_ids: Tensor | None, features: Tensor, world_size: int) -> tuple[Tensor, Tensor]:
-    """Caption ids of this rank's samples [n] and of all ranks' [n * world_size], on the features' device."""
-    own = caption_ids(text_ids, len(features)).to(features.device, non_blocking=True)
-    return own, gather_all(own, world_size) if world_size > 1 else own
 
 
 def _mixed(integers: Tensor) -> Tensor:

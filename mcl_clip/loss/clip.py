@@ -1,96 +1,133 @@
-"""The softmax (CLIP) loss of a stage: an anchor's negatives come from its own segment only."""
+"""The softmax (CLIP) loss of a stage: an anchor's negatives come from its own segment only.
+
+A logarithm of a sum of exponentials is kept as (largest, sum), the sum that of exp(logit - largest): subtracting a
+positive from `largest` first loses no digits of an easy anchor's loss, and a softmax adds up to one.
+"""
 
 from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from mcl_clip.loss.arguments import as_scalar, check_layout
-from mcl_clip.loss.blocks import blocks_of
-from mcl_clip.loss.captions import own_and_all_ids
+from mcl_clip.loss.blocks import Block
 from mcl_clip.loss.gather import gather_all, gather_with_gradient, gather_with_own_gradient
-from mcl_clip.loss.gradients import scalar_loss
-from mcl_clip.loss.pairs import BLOCK_MEMORY
-from mcl_clip.loss.products import operand_dtype
-from mcl_clip.loss.softmax import both_directions, one_direction
-from mcl_clip.plan.segments import SegmentLayout
+from mcl_clip.loss.pairs import Pairs, scalar_loss
+from mcl_clip.loss.segment_loss import SegmentLoss
 
 
-class MCLClipLoss(nn.Module):
+class MCLClipLoss(SegmentLoss):
     """open_clip's ClipLoss within the segments of the global batch (equation and modes in docs/loss.md).
 
-    local_loss, gather_with_grad, rank, world_size: as of `open_clip.ClipLoss`, in value and gradient.
-    mask_identical: samples of a segment with identical captions are no negatives of each other.
-    block_memory: bytes of logits that may exist at a time. The attribute `segments` is the layout when
-    `forward` is given none; a loader may set it.
+    local_loss, gather_with_grad: as of `open_clip.ClipLoss`, in value and gradient. A `logit_bias` cancels in a
+    softmax: its gradient is zero. Other arguments and errors: as of `SegmentLoss`.
     """
 
-    def __init__(
-        self,
-        *,
-        local_loss: bool = False,
-        gather_with_grad: bool = False,
-        rank: int = 0,
-        world_size: int = 1,
-        mask_identical: bool = False,
-        block_memory: int = BLOCK_MEMORY,
-    ) -> None:
-        super().__init__()
+    def __init__(self, *, local_loss: bool = False, gather_with_grad: bool = False, **shared: Any) -> None:
+        super().__init__(**shared)
         self.local_loss, self.gather_with_grad = local_loss, gather_with_grad
-        self.rank, self.world_size = rank, world_size
-        self.mask_identical, self.block_memory = mask_identical, block_memory
-        self.segments: SegmentLayout | None = None
 
-    # The layout changes with every batch and is plain host data: tracing it would mean a graph a layout.
-    @torch.compiler.disable
-    def forward(
-        self,
-        image_features: Tensor,
-        text_features: Tensor,
-        logit_scale: Tensor | float,
-        logit_bias: Tensor | float | None = None,
-        segments: SegmentLayout | None = None,
-        text_ids: Tensor | None = None,
-        output_dict: bool = False,
-    ) -> Tensor | dict[str, Tensor]:
-        """The loss, a scalar in fp32 or fp64; {"contrastive_loss": loss} with `output_dict`.
-
-        image_features, text_features: [G/W, D], unit vectors of this rank, in position order. segments:
-        layout of the whole global batch of G; None is `self.segments`, else one segment. text_ids: [G/W,
-        context] token ids, used with `mask_identical`. A `logit_bias` cancels in a softmax: its gradient
-        is zero. Raises `UserError` when features and layout do not fit. Differentiable once.
-        """
-        segments = check_layout(segments or self.segments, image_features, text_features, self.world_size)
-        local = self.local_loss and self.world_size > 1
-        start = self.rank * len(image_features) if local else 0
-        stop = start + len(image_features) if local else segments.size
-        ids = None
-        if self.mask_identical:
-            own_ids, all_ids = own_and_all_ids(text_ids, image_features, self.world_size)
-            ids = (own_ids, all_ids) if local else (all_ids, all_ids)
-        kernel = partial(
-            one_direction if local else both_directions,
-            blocks=blocks_of(segments, start, stop),
-            divisor=2 * (stop - start),
-            operand_dtype=operand_dtype(image_features, text_features),
-            ids=ids,
-            block_memory=self.block_memory,
-        )
-        images, texts = self._gather(image_features), self._gather(text_features)
-        scale = as_scalar(logit_scale, images)
-        if local:
-            loss = scalar_loss(kernel, image_features, texts, scale) + scalar_loss(kernel, text_features, images, scale)
+    def _loss(self, images, texts, scale, bias, layout, ids) -> Tensor:
+        all_images, all_texts = self._gather(images), self._gather(texts)
+        loss_of = partial(scalar_loss, layout=layout, block_memory=self.block_memory)
+        if self.local_loss and self.world_size > 1:
+            place = {"first": self.rank * len(images), "divisor": 2 * len(images), "ids": ids}
+            loss = loss_of(_one_direction, images, all_texts, scale, None, **place)
+            loss = loss + loss_of(_one_direction, texts, all_images, scale, None, **place)
         else:
-            loss = scalar_loss(kernel, images, texts, scale)
-        if isinstance(logit_bias, Tensor):
-            loss = loss + 0 * logit_bias.sum()
-        return {"contrastive_loss": loss} if output_dict else loss
+            ids = ids and (ids[1], ids[1])
+            loss = loss_of(
+                _both_directions, all_images, all_texts, scale, None, first=0, divisor=2 * layout.size, ids=ids
+            )
+        return loss if bias is None else loss + 0 * bias
 
     def _gather(self, features: Tensor) -> Tensor:
-        if self.world_size == 1:
-            return features
         if self.gather_with_grad:
             return gather_with_gradient(features, self.world_size)
         if self.local_loss:
             return gather_all(features, self.world_size)
         return gather_with_own_gradient(features, self.rank, self.world_size)
+
+
+def _both_directions(pairs: Pairs) -> Tensor:
+    """Sum of cross-entropies along rows and along columns of whole segments.
+
+    A block that fits the memory budget needs three matrix products; a larger one is recomputed in strips once its
+    column sums are known: four.
+    """
+    total = pairs.zero()
+    for block in pairs.blocks:
+        if block.columns > 1:
+            total += (_at_once if block.fits(pairs.max_logits) else _in_strips)(pairs, block)
+    return total
+
+
+def _one_direction(pairs: Pairs) -> Tensor:
+    """Sum of cross-entropies along rows."""
+    total = pairs.zero()
+    for block in pairs.blocks:
+        if block.columns == 1:
+            continue
+        for strip in pairs.strips(block):
+            logits = pairs.logits(strip)
+            positives = strip.positives(logits).clone()
+            largest = logits.amax(2, keepdim=True)
+            exponentials = logits.sub_(largest).exp_()
+            sums = exponentials.sum(2, keepdim=True)
+            total += _cross_entropy(largest.squeeze(2), sums, positives)
+            if any(pairs.wanted):
+                gradient = exponentials.div_(sums)
+                strip.positives(gradient).sub_(1)
+                pairs.add_gradient(strip, gradient)
+    return total
+
+
+def _at_once(pairs: Pairs, block: Block) -> Tensor:
+    """Sum over a block's rows and columns; the gradient reuses the exponentials."""
+    (strip,) = pairs.strips(block)
+    logits = pairs.logits(strip)
+    positives = strip.positives(logits).clone()
+    column_largest = logits.amax(1, keepdim=True)
+    by_column = (logits - column_largest).exp_()
+    column_sums = by_column.sum(1, keepdim=True)
+    row_largest = logits.amax(2, keepdim=True)
+    by_row = logits.sub_(row_largest).exp_()
+    row_sums = by_row.sum(2, keepdim=True)
+    if any(pairs.wanted):
+        gradient = by_row.div_(row_sums).addcdiv_(by_column, column_sums)
+        strip.positives(gradient).sub_(2)
+        pairs.add_gradient(strip, gradient)
+    by_rows = _cross_entropy(row_largest.squeeze(2), row_sums, positives)
+    return by_rows + _cross_entropy(column_largest.squeeze(1), column_sums, positives)
+
+
+def _in_strips(pairs: Pairs, block: Block) -> Tensor:
+    """The same in the memory of a strip: column sums build up over a first pass, a second takes the gradient."""
+    total = pairs.zero()
+    column_largest = total.new_full((1, 1, block.columns), torch.finfo(pairs.dtype).min)
+    column_sums = torch.zeros_like(column_largest)
+    all_positives, row_parts = [], []
+    for strip in pairs.strips(block):
+        logits = pairs.logits(strip)
+        positives = strip.positives(logits).clone()
+        before, column_largest = column_largest, torch.maximum(column_largest, logits.amax(1, keepdim=True))
+        column_sums *= (before - column_largest).exp_()
+        column_sums += (logits - column_largest).exp_().sum(1, keepdim=True)
+        row_largest = logits.amax(2, keepdim=True)
+        row_sums = logits.sub_(row_largest).exp_().sum(2, keepdim=True)
+        total += _cross_entropy(row_largest.squeeze(2), row_sums, positives)
+        all_positives.append(positives)
+        row_parts.append((row_largest, row_sums))
+    total += _cross_entropy(column_largest.squeeze(1), column_sums, torch.cat(all_positives, 1))
+    if any(pairs.wanted):
+        for strip, (row_largest, row_sums) in zip(pairs.strips(block), row_parts, strict=True):
+            logits = pairs.logits(strip)
+            by_column = (logits - column_largest).exp_()
+            gradient = logits.sub_(row_largest).exp_().div_(row_sums).addcdiv_(by_column, column_sums)
+            strip.positives(gradient).sub_(2)
+            pairs.add_gradient(strip, gradient)
+    return total
+
+
+def _cross_entropy(largest: Tensor, sums: Tensor, positives: Tensor) -> Tensor:
+    return sums.log().sum() + (largest - positives).sum()

@@ -1,23 +1,69 @@
-"""Anchors and candidates of one rank: their logits strip by strip, and the gradients collected from these."""
+"""Pairs of anchors and candidates: their logits strip by strip, the gradients that these send back, and a loss of both."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from mcl_clip.loss.blocks import Block
-from mcl_clip.loss.products import product
+from mcl_clip.loss.blocks import Block, blocks_of
+from mcl_clip.plan.segments import SegmentLayout
 
 # Bytes of logits that may exist at a time; the arithmetic needs about twice as much.
 BLOCK_MEMORY = 1 << 26
+# Elements of a batch of short segments on a CPU: what its cache holds. Accelerators want few launches instead.
+CACHED = 1 << 22
+_HALVES = (torch.float16, torch.bfloat16)
+# Half-precision operands with an fp32 result: NVIDIA's CUDA only, since torch 2.8.
+_FP32_RESULT = torch.version.cuda is not None and tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 8)
+
+
+def scalar_loss(kernel: Callable[["Pairs"], Tensor], *tensors: Tensor | None, divisor: int, **options: Any) -> Tensor:
+    """kernel(pairs) / divisor, a scalar that is differentiable once; its gradients are computed beside it.
+
+    tensors: rows [R, D], columns [C, D], scale and bias (or None) of `Pairs`; options: the rest of it. The kernel sums
+    losses over strips and hands each strip the gradient of its logits while they are there; it runs without autograd
+    and outside autocast.
+    """
+    return _ScalarLoss.apply(kernel, divisor, options, torch.is_grad_enabled(), *tensors)
+
+
+class _ScalarLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, kernel, divisor: int, options: dict[str, Any], grad_enabled: bool, *tensors: Tensor | None):
+        ctx.wanted = [grad_enabled and tensor is not None and tensor.requires_grad for tensor in tensors]
+        ctx.dtypes = [None if tensor is None else tensor.dtype for tensor in tensors]
+        ctx.divisor = divisor
+        pairs = Pairs(*tensors, **options, wanted=ctx.wanted)
+        with torch.autocast(pairs.device.type, enabled=False), _no_tf32():
+            value = kernel(pairs) / divisor
+        ctx.save_for_backward(pairs.scale, *pairs.gradients)
+        return value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_output: Tensor):
+        scale, *gradients = ctx.saved_tensors
+        factor = grad_output / ctx.divisor
+        factors = factor * scale, factor * scale, factor, factor
+        # Multiplied before they are rounded, so that a GradScaler's factor saves small half-precision gradients.
+        gradients = [
+            (gradient * each).to(dtype) if want else None
+            for gradient, each, dtype, want in zip(gradients, factors, ctx.dtypes, ctx.wanted, strict=True)
+        ]
+        return None, None, None, None, *gradients
 
 
 class Pairs:
-    """Logits scale * rows @ columns.T, fp32 or fp64, of features rows [R, D] and columns [C, D].
+    """Logits scale * rows @ columns.T + bias, fp32 or fp64, inside segments.
 
-    operand_dtype: see `products.operand_dtype`. ids: int64 captions of rows [R] and columns [C], or None;
-    pairs of equal captions that are not positives get a logit of minus infinity. wanted: gradients of
-    (rows, columns, scale).
+    rows: [R, D], the anchors at positions [first, first + R) of `layout`; columns: [C, D], of all its positions. ids:
+    int64 captions of rows [R] and columns [C], or None; pairs of equal captions that are not positives get a logit of
+    minus infinity. wanted: which of `gradients`, those of the sum over all strips with respect to (rows / scale,
+    columns / scale, scale, bias).
     """
 
     def __init__(
@@ -25,53 +71,159 @@ class Pairs:
         rows: Tensor,
         columns: Tensor,
         scale: Tensor,
-        operand_dtype: torch.dtype,
+        bias: Tensor | None,
+        *,
+        layout: SegmentLayout,
+        first: int,
         ids: tuple[Tensor, Tensor] | None,
         block_memory: int,
         wanted: Sequence[bool],
     ) -> None:
-        self.dtype = torch.promote_types(operand_dtype, torch.float32)
-        self.device = rows.device
+        self._operand = _operand_dtype(rows, columns)
+        self.dtype, self.device = torch.promote_types(self._operand, torch.float32), rows.device
         self.max_logits = block_memory // self.dtype.itemsize
-        self._rows, self._scale, self._ids = rows.to(self.dtype), scale.to(self.dtype), ids
-        self._scaled, self._columns = (self._rows * self._scale).to(operand_dtype), columns.to(operand_dtype)
-        # The gradient of the scale follows from that of the rows.
-        self._rows_grad = torch.zeros_like(self._rows) if wanted[0] or wanted[2] else None
-        self._columns_grad = torch.zeros_like(columns, dtype=self.dtype) if wanted[1] else None
+        cached = min(self.max_logits, CACHED) if self.device.type == "cpu" else self.max_logits
+        self.blocks = blocks_of(layout, first, first + len(rows), rows.shape[1], cached)
+        self.wanted, self._ids = wanted, ids
+        self._rows, self._columns, self.scale = rows, columns, scale.to(self.dtype)
+        self._bias = None if bias is None else bias.to(self.dtype)
+        shapes: list[torch.Size | tuple] = [rows.shape, columns.shape, (), ()]
+        self.gradients = [
+            torch.zeros(shape, dtype=self.dtype, device=self.device) if want else None
+            for shape, want in zip(shapes, wanted, strict=True)
+        ]
 
-    @property
-    def differentiable(self) -> bool:
-        """Whether any gradient is wanted."""
-        return self._rows_grad is not None or self._columns_grad is not None
-
-    def zeros(self) -> Tensor:
-        """A scalar zero of the logits' precision."""
+    def zero(self) -> Tensor:
+        """A scalar of the logits' precision."""
         return torch.zeros((), dtype=self.dtype, device=self.device)
 
-    def logits(self, block: Block, start: int, stop: int) -> Tensor:
-        """[count, stop - start, columns] of a block's rows [start, stop)."""
-        logits = product(block.of_rows(self._scaled)[:, start:stop], block.of_columns(self._columns).mT)
-        if self._ids is not None:
-            anchors, candidates = block.of_rows(self._ids[0])[:, start:stop], block.of_columns(self._ids[1])
-            identical = anchors[:, :, None] == candidates[:, None, :]
-            block.positives(identical, start).fill_(False)
-            logits.masked_fill_(identical, -torch.inf)
-        return logits
+    def strips(self, block: Block) -> Iterator["Strip"]:
+        """Runs of the block's anchors whose logits number at most `max_logits`."""
+        count, (index, padding) = len(block.starts), self._index(block)
+        columns = _Places(block.starts[0] + block.shift, count, block.columns, index)
+        candidates = columns.of(self._columns).to(self._operand)
+        for start, stop in block.strips(self.max_logits):
+            rows = _Places(block.starts[0] + start, count, stop - start, index)
+            anchors = rows.of(self._rows).to(self._operand)
+            strip = Strip(rows, columns, anchors, candidates, block.diagonal + start, padding)
+            if padding is not None:
+                # Like segments of one sample: no loss, no gradient, seen by nobody.
+                strip.hide(padding[:, :, None] | padding[:, None, :])
+            if self._ids is not None:
+                strip.hide(rows.of(self._ids[0])[:, :, None] == columns.of(self._ids[1])[:, None, :])
+            yield strip
 
-    def add_gradient(self, block: Block, start: int, stop: int, gradient: Tensor) -> None:
-        """Take the gradient of the logits of a block's rows [start, stop), shaped as these."""
-        if self._rows_grad is not None:
-            block.of_rows(self._rows_grad)[:, start:stop] = product(gradient, block.of_columns(self._columns))
-        if self._columns_grad is not None:
-            anchors = block.of_rows(self._scaled)[:, start:stop]
-            block.of_columns(self._columns_grad).add_(product(gradient.mT, anchors))
+    def _index(self, block: Block) -> tuple[Tensor | None, Tensor | None]:
+        """Of a padded block: places within its segments, from its first, and where padding is [count, length]."""
+        if block.is_even:
+            return None, None
+        bounds = torch.tensor([block.starts, block.lengths])
+        if self.device.type == "cuda":
+            bounds = bounds.pin_memory()  # or the copy would wait
+        starts, lengths = bounds.to(self.device, non_blocking=True).unsqueeze(2)
+        place = torch.arange(block.columns, device=self.device)
+        return (starts - block.starts[0] + torch.minimum(place, lengths - 1)).flatten(), place >= lengths
 
-    def gradients(self, divisor: float) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Gradients of (rows, columns, scale) of the sum over all strips, divided; to be asked for once."""
-        scale_grad = None
-        if self._rows_grad is not None:
-            scale_grad = (self._rows_grad * self._rows).sum() / divisor
-            self._rows_grad.mul_(self._scale / divisor)
-        if self._columns_grad is not None:
-            self._columns_grad.div_(divisor)
-        return self._rows_grad, self._columns_grad, scale_grad
+    def logits(self, strip: "Strip") -> Tensor:
+        """[count, rows, columns] of a strip."""
+        logits = _product(strip.anchors, strip.candidates.mT).mul_(self.scale)
+        if self._bias is not None:
+            logits += self._bias
+        return logits if strip.hidden is None else logits.masked_fill_(strip.hidden, -torch.inf)
+
+    def add_gradient(self, strip: "Strip", gradient: Tensor) -> None:
+        """Take the gradient of a strip's logits, shaped as these."""
+        rows, columns, scale, bias = self.gradients
+        if rows is not None or scale is not None:
+            by_row = _product(gradient, strip.candidates)
+            if scale is not None:
+                scale += (by_row * strip.anchors).sum()
+            if rows is not None:
+                strip.rows.add(rows, by_row)
+        if columns is not None:
+            strip.columns.add(columns, _product(gradient.mT, strip.anchors))
+        if bias is not None:
+            bias += gradient.sum()
+
+
+@dataclass
+class Strip:
+    """Anchors [count, rows, D] of a block's segments and candidates [count, columns, D].
+
+    The positive of anchor i is candidate `diagonal` + i; padding: [count, rows], where there is no anchor.
+    """
+
+    rows: "_Places"
+    columns: "_Places"
+    anchors: Tensor
+    candidates: Tensor
+    diagonal: int
+    padding: Tensor | None
+    hidden: Tensor | None = None
+
+    def positives(self, logits: Tensor) -> Tensor:
+        """The positives [count, rows] of logits [count, rows, columns], a view."""
+        return logits.narrow(2, self.diagonal, logits.shape[1]).diagonal(dim1=1, dim2=2)
+
+    def hide(self, pairs: Tensor) -> None:
+        """Leave pairs [count, rows, columns] out, but for positives."""
+        self.positives(pairs).fill_(False)
+        self.hidden = pairs if self.hidden is None else self.hidden | pairs
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Feature rows [count, length] of a block: all from `start` on, or those at `start + index`."""
+
+    start: int
+    count: int
+    length: int
+    index: Tensor | None
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """[count, length, ...] of a tensor [all rows, ...]."""
+        if self.index is None:
+            flat = tensor.narrow(0, self.start, self.count * self.length)
+        else:
+            flat = tensor.index_select(0, self.index + self.start)
+        return flat.unflatten(0, (self.count, self.length))
+
+    def add(self, gradient: Tensor, values: Tensor) -> None:
+        """Add values [count, length, D] to a gradient [all rows, D]."""
+        if self.index is None:
+            self.of(gradient).add_(values)
+        else:
+            gradient.index_add_(0, self.index + self.start, values.flatten(0, 1))
+
+
+@contextlib.contextmanager
+def _no_tf32() -> Iterator[None]:
+    """Without the TF32 that training may allow: it would be off by 0.05 at logits of 100."""
+    flags = torch.backends.cuda.matmul
+    # torch 2.9 names the flag anew and refuses mixtures.
+    name, exact = ("fp32_precision", "ieee") if hasattr(flags, "fp32_precision") else ("allow_tf32", False)
+    inherited = getattr(flags, name)
+    setattr(flags, name, exact)
+    try:
+        yield
+    finally:
+        setattr(flags, name, inherited)
+
+
+def _operand_dtype(rows: Tensor, columns: Tensor) -> torch.dtype:
+    """The precision in which features are multiplied; to be read inside the caller's autocast.
+
+    On CUDA, half-precision features and features under autocast stay on the half-precision units, which accumulate in
+    fp32. Elsewhere everything below fp64 is multiplied in fp32.
+    """
+    dtype = torch.promote_types(rows.dtype, columns.dtype)
+    if rows.is_cuda and _FP32_RESULT:
+        return torch.get_autocast_dtype("cuda") if dtype == torch.float32 and torch.is_autocast_enabled("cuda") else dtype
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """[k, m, d] @ [k, d, n] in fp32 or fp64."""
+    if right.dtype in _HALVES:
+        return torch.bmm(left.to(right.dtype), right, out_dtype=torch.float32)
+    return torch.bmm(left, right)

@@ -1,70 +1,53 @@
 """The sigmoid (SigLIP) loss of a stage: pairs across segments are dropped."""
 
-from functools import partial
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import functional as F
 
-from mcl_clip.loss.arguments import as_scalar, check_layout
-from mcl_clip.loss.blocks import blocks_of
-from mcl_clip.loss.captions import own_and_all_ids
 from mcl_clip.loss.gather import gather_with_gradient
-from mcl_clip.loss.gradients import scalar_loss
-from mcl_clip.loss.pairs import BLOCK_MEMORY
-from mcl_clip.loss.products import operand_dtype
-from mcl_clip.loss.sigmoid import all_pairs
-from mcl_clip.plan.segments import SegmentLayout
+from mcl_clip.loss.pairs import Pairs, scalar_loss
+from mcl_clip.loss.segment_loss import SegmentLoss
+
+# softplus(x) is taken as x above this: off by 1e-13, and exp stays finite in fp32.
+_LINEAR = 30.0
 
 
-class MCLSigLipLoss(nn.Module):
-    """open_clip's SigLipLoss within the segments of the global batch (docs/loss.md).
+class MCLSigLipLoss(SegmentLoss):
+    """open_clip's SigLipLoss within the segments of the global batch (docs/loss.md; arXiv 2303.15343).
 
-    One gather of the text features with gradient replaces open_clip's neighbour exchanges: the same value and
-    gradient. Arguments and the attribute `segments`: as of `MCLClipLoss`.
+    The sum over this rank's images and the texts of their segments, divided by G/W: averaged over ranks, the sum over
+    all pairs inside segments divided by G. One gather of the text features with gradient replaces open_clip's
+    neighbour exchanges, with the same value and gradient. Arguments and errors: as of `SegmentLoss`.
     """
 
-    def __init__(
-        self,
-        *,
-        rank: int = 0,
-        world_size: int = 1,
-        mask_identical: bool = False,
-        block_memory: int = BLOCK_MEMORY,
-    ) -> None:
-        super().__init__()
-        self.rank, self.world_size = rank, world_size
-        self.mask_identical, self.block_memory = mask_identical, block_memory
-        self.segments: SegmentLayout | None = None
-
-    # As in MCLClipLoss: the layout is host data that changes with every batch.
-    @torch.compiler.disable
-    def forward(
-        self,
-        image_features: Tensor,
-        text_features: Tensor,
-        logit_scale: Tensor | float,
-        logit_bias: Tensor | float | None = None,
-        segments: SegmentLayout | None = None,
-        text_ids: Tensor | None = None,
-        output_dict: bool = False,
-    ) -> Tensor | dict[str, Tensor]:
-        """The sum over this rank's images and the texts of their segments, divided by G/W.
-
-        Averaged over ranks it is the sum over all pairs inside segments, divided by G. Arguments and
-        errors: as of `MCLClipLoss.forward`.
-        """
-        segments = check_layout(segments or self.segments, image_features, text_features, self.world_size)
-        count = len(image_features)
-        kernel = partial(
-            all_pairs,
-            blocks=blocks_of(segments, self.rank * count, (self.rank + 1) * count),
-            divisor=count,
-            operand_dtype=operand_dtype(image_features, text_features),
-            ids=own_and_all_ids(text_ids, image_features, self.world_size) if self.mask_identical else None,
+    def _loss(self, images, texts, scale, bias, layout, ids) -> Tensor:
+        return scalar_loss(
+            _all_pairs,
+            images,
+            gather_with_gradient(texts, self.world_size),
+            scale,
+            bias,
+            layout=layout,
+            first=self.rank * len(images),
+            divisor=len(images),
+            ids=ids,
             block_memory=self.block_memory,
         )
-        texts = gather_with_gradient(text_features, self.world_size) if self.world_size > 1 else text_features
-        scale = as_scalar(logit_scale, image_features)
-        bias = as_scalar(0.0 if logit_bias is None else logit_bias, image_features)
-        loss = scalar_loss(kernel, image_features, texts, scale, bias)
-        return {"contrastive_loss": loss} if output_dict else loss
+
+
+def _all_pairs(pairs: Pairs) -> Tensor:
+    """Sum of softplus(z) over negatives and softplus(-z) over positives, z the logits."""
+    total = pairs.zero()
+    for block in pairs.blocks:
+        for strip in pairs.strips(block):
+            logits = pairs.logits(strip)
+            positives = strip.positives(logits)
+            positives.neg_()
+            if strip.padding is not None:
+                positives.masked_fill_(strip.padding, -torch.inf)
+            total += F.softplus(logits, threshold=_LINEAR).sum()
+            if any(pairs.wanted):
+                gradient = logits.sigmoid_()
+                positives.neg_()
+                pairs.add_gradient(strip, gradient)
+    return total

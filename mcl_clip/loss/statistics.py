@@ -25,9 +25,7 @@ def identical_caption_share(layout: SegmentLayout, text_ids: Tensor, world_size:
     text_ids: [G/W, context] token ids of this rank's samples, in position order; with several ranks, all of them call
     this. Reads the device. Raises `UserError` when the captions are not as many as the layout's positions.
     """
-    ids = caption_ids(text_ids, len(text_ids))
-    if world_size > 1:
-        ids = gather_all(ids, world_size)
+    ids = gather_all(caption_ids(text_ids, len(text_ids)), world_size)
     if len(ids) != layout.size:
         raise UserError(f"{len(ids)} captions over {world_size} ranks for a segment layout of {layout.size} positions")
     segments = torch.arange(len(layout.lengths)).repeat_interleave(torch.tensor(layout.lengths))
