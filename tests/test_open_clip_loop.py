@@ -136,9 +136,7 @@ def test_our_loader_and_loss_run_inside_open_clips_loop(tmp_path, accum_freq):
     loss = Recorded(MCLClipLoss())
     data, laid_out = for_open_clip(loader, loss)
     seen = []
-    loss.loss.register_forward_pre_hook(
-        lambda module, args, kwargs: seen.append(kwargs["segments"]), with_kwargs=True
-    )
+    loss.loss.register_forward_pre_hook(lambda module, args, kwargs: seen.append(kwargs["segments"]), with_kwargs=True)
     args = open_clip_arguments(name, accum_freq=accum_freq, batch_size=16 // accum_freq)
     optimizer = open_clip_optimizer(model, 1e-3)
     before = [parameter.detach().clone() for parameter in model.parameters()]

@@ -52,7 +52,8 @@ def blocks_of(layout: SegmentLayout, start: int, stop: int, dim: int, max_elemen
     Features of `dim` and logits of a batch number at most `max_elements`. A segment that reaches beyond the anchors
     is a block by itself.
     """
-    blocks, batch = [], []
+    blocks: list[Block] = []
+    batch: list[tuple[int, int]] = []
     for low, high in sorted(layout.bounds(), key=lambda bounds: bounds[0] - bounds[1]):
         first, last = max(low, start), min(high, stop)
         if first >= last:

@@ -1,4 +1,4 @@
-"""Pairs of anchors and candidates: their logits strip by strip, the gradients that these send back, and a loss of both."""
+"""Pairs of anchors and candidates: their logits strip by strip, the gradients of these, and a loss made of both."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +24,7 @@ _FP32_RESULT = torch.version.cuda is not None and tuple(map(int, torch.__version
 def scalar_loss(kernel: Callable[["Pairs"], Tensor], *tensors: Tensor | None, divisor: int, **options: Any) -> Tensor:
     """kernel(pairs) / divisor, a scalar that is differentiable once; its gradients are computed beside it.
 
-    tensors: rows [R, D], columns [C, D], scale and bias (or None) of `Pairs`; options: the rest of it. The kernel sums
+    tensors: rows [R, D], columns [C, D], scale, bias or None, as of `Pairs`; options: its others. The kernel sums
     losses over strips and hands each strip the gradient of its logits while they are there; it runs without autograd
     and outside autocast.
     """
@@ -33,7 +33,7 @@ def scalar_loss(kernel: Callable[["Pairs"], Tensor], *tensors: Tensor | None, di
 
 class _ScalarLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, kernel, divisor: int, options: dict[str, Any], grad_enabled: bool, *tensors: Tensor | None):
+    def forward(ctx, kernel, divisor: int, options: dict[str, Any], grad_enabled: bool, *tensors: Any):
         ctx.wanted = [grad_enabled and tensor is not None and tensor.requires_grad for tensor in tensors]
         ctx.dtypes = [None if tensor is None else tensor.dtype for tensor in tensors]
         ctx.divisor = divisor
@@ -62,8 +62,8 @@ class Pairs:
 
     rows: [R, D], the anchors at positions [first, first + R) of `layout`; columns: [C, D], of all its positions. ids:
     int64 captions of rows [R] and columns [C], or None; pairs of equal captions that are not positives get a logit of
-    minus infinity. wanted: which of `gradients`, those of the sum over all strips with respect to (rows / scale,
-    columns / scale, scale, bias).
+    minus infinity. wanted: which of `gradients`, those of the sum over all strips with respect to (scale * rows,
+    scale * columns, scale, bias).
     """
 
     def __init__(
@@ -218,7 +218,8 @@ def _operand_dtype(rows: Tensor, columns: Tensor) -> torch.dtype:
     """
     dtype = torch.promote_types(rows.dtype, columns.dtype)
     if rows.is_cuda and _FP32_RESULT:
-        return torch.get_autocast_dtype("cuda") if dtype == torch.float32 and torch.is_autocast_enabled("cuda") else dtype
+        halved = dtype == torch.float32 and torch.is_autocast_enabled("cuda")
+        return torch.get_autocast_dtype("cuda") if halved else dtype
     return torch.promote_types(dtype, torch.float32)
 
 
