@@ -151,8 +151,18 @@ def wrap(model: ContrastiveModel, recipe: OptimizationRecipe, ranks: Ranks) -> n
     if recipe.torchcompile:
         if recipe.grad_checkpointing and ranks.world_size > 1:
             torch._dynamo.config.optimize_ddp = False  # as open_clip: checkpointing inside DDP's graph split fails
-        wrapped = cast(nn.Module, torch.compile(wrapped))
+        wrapped = compiled(wrapped, recipe)
     return wrapped
+
+
+def compiled(model: nn.Module, recipe: OptimizationRecipe) -> nn.Module:
+    """`model` for torch.compile to compile at its first call; `UserError` for a mode or backend that there is not."""
+    given = {"mode": recipe.torchcompile_mode, "backend": recipe.torchcompile_backend}
+    try:
+        return cast(nn.Module, torch.compile(model, **{name: value for name, value in given.items() if value}))  # type: ignore[call-overload]
+    except (RuntimeError, ValueError) as error:
+        flags = ", ".join(f"--torchcompile-{name} {value}" for name, value in given.items() if value)
+        raise UserError(f"{flags}: torch.compile refuses it ({str(error).splitlines()[0][:200]})") from None
 
 
 def _mean_in_rank_order(_: None, bucket: torch.distributed.GradBucket) -> torch.futures.Future[torch.Tensor]:

@@ -1,44 +1,17 @@
 """The command line: our flags are taken out first, the rest goes to open_clip's own parser."""
 
 import argparse
+import ast
 import contextlib
 import difflib
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from mcl_clip.errors import UserError
 from mcl_clip.openclip.flags import parse_args as parse_open_clip
-
-_ONCE = "an epoch is every sample once"
-_ONE_LOSS = "mcl_clip trains image-text pairs with a contrastive loss only"
-REFUSED: dict[str, str] = {
-    "train_data_upsampling_factors": f"{_ONCE}; repeat nothing, or write the shards twice under other names",
-    "dataset_resampled": f"{_ONCE}; sampling with replacement would put false negatives into a batch",
-    "imagenet_v2": "score a finished run with mcl-zero-shot instead",
-    "torchscript": "a scripted model cannot be written as a stage directory; use --torchcompile for speed",
-    "trace": "a traced model cannot be trained",
-    "copy_codebase": "recipe.yaml records every flag and the versions of the packages",
-    "horovod": "ranks are torchrun's or SLURM's",
-    "coca_caption_loss_weight": _ONE_LOSS,
-    "coca_contrastive_loss_weight": _ONE_LOSS,
-    "remote_sync": "every rank reads the run directory while it runs; copy it when the run has ended",
-    "remote_sync_frequency": "see --remote-sync",
-    "remote_sync_protocol": "see --remote-sync",
-    "distill_model": _ONE_LOSS,
-    "distill_pretrained": _ONE_LOSS,
-    "use_bnb_linear": "the stage's model could not be loaded by plain open_clip",
-    "loss_dist_impl": "the sigmoid loss has one implementation here, which computes only the blocks that count",
-}
-"""Flags of open_clip that would be without effect here, and why; giving one is an error."""
-
-_REFUSED_VALUES: dict[str, tuple[set[str | None], str]] = {
-    "resume": (
-        {None, "latest"},
-        "a run resumes from its own directory; to start from other weights use --pretrained PATH",
-    ),
-    "lr_scheduler": ({"cosine", "const", "const-cooldown"}, "choose cosine, const or const-cooldown"),
-}
+from training.open_clip_flags import HONOURED, REFUSED_VALUES, why_refused
 
 
 def parser() -> argparse.ArgumentParser:
@@ -118,7 +91,34 @@ def parser() -> argparse.ArgumentParser:
     add("--mcl-save-steps", type=int, default=0, help="also checkpoint every so many steps (default 0: off)")
     add("--mcl-save-minutes", type=float, default=0.0, help="also checkpoint every so many minutes (default 0: off)")
     add("--mcl-keep-checkpoints", type=int, default=2, help="checkpoints kept of the stage in training (default 2)")
+    _add_flags_of_open_clip_4(ours.add_argument_group("flags of open_clip 4, with any open_clip").add_argument)
     return ours
+
+
+def _add_flags_of_open_clip_4(add: Callable) -> None:
+    add("--opt-kwargs", nargs="*", type=_key_value, metavar="KEY=VALUE", help="more arguments of the optimizer")
+    add(
+        "--wd-exclude", nargs="*", metavar="PATTERN",
+        help="parameters that shall not decay, as globs over their names, besides gains, biases and the logit scale",
+    )  # fmt: skip
+    for tower, names in (("image", ["--image-layer-decay", "--visual-layer-decay"]), ("text", ["--text-layer-decay"])):
+        add(
+            *names, type=float, metavar="FACTOR",
+            help=f"learning rate of the {tower} tower's layers: --lr x FACTOR ** (layers between it and the head)",
+        )  # fmt: skip
+    add("--torchcompile-mode", metavar="MODE", help="of torch.compile: default, reduce-overhead, max-autotune")
+    add("--torchcompile-backend", metavar="BACKEND", help="of torch.compile: inductor, eager, ...")
+
+
+def _key_value(text: str) -> tuple[str, Any]:
+    """`foreach=False` -> ("foreach", False), as open_clip reads it: a Python literal, else a string."""
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise argparse.ArgumentTypeError(f"{text} is not KEY=VALUE")
+    try:
+        return key, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return key, value
 
 
 def flag(name: str) -> str:
@@ -127,8 +127,8 @@ def flag(name: str) -> str:
 
 
 def flag_names() -> set[str]:
-    """Names of all flags, ours and open_clip's, supported or not."""
-    return {action.dest for action in parser()._actions} | set(vars(parse_open_clip([])))
+    """Names of all flags that are honoured, ours and open_clip's."""
+    return {action.dest for action in parser()._actions} | HONOURED
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -147,28 +147,42 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     arguments = [argument for argument in arguments if argument != "--"]
     if {"-h", "--help"} & set(arguments):
         parser().print_help()
-        print("\nopen_clip's flags; refused here: " + ", ".join(flag(name) for name in REFUSED))
+        refused = sorted(name for name in vars(parse_open_clip([])) if why_refused(name))
+        print("\nopen_clip's flags; refused here: " + ", ".join(map(flag, refused)))
         print(_open_clip_help())
         raise SystemExit(0)
     try:
         with contextlib.redirect_stderr(io.StringIO()) as complaint:
             ours, rest = parser().parse_known_args(arguments)
+            _refuse_spelt_out(rest)
             theirs = parse_open_clip(rest)
-            plain = parse_open_clip([])
+            plain = parse_open_clip(["--model", theirs.model])
     except SystemExit:
         raise UserError(_complaint(complaint.getvalue())) from None
+    except UserError:
+        raise
     except (ValueError, SyntaxError):  # open_clip's own reading of --aug-cfg
         raise UserError("--aug-cfg takes KEY=VALUE, for example --aug-cfg scale=[0.4,1.0]") from None
-    given = {token.split("=", 1)[0] for token in rest}
-    for name, reason in REFUSED.items():
-        # The value tells abbreviations; the token tells a default that was spelt out.
-        if flag(name) in given or getattr(theirs, name) != getattr(plain, name):
-            raise UserError(f"{flag(name)} is not supported: {reason}")
-    for name, (values, reason) in _REFUSED_VALUES.items():
-        value = getattr(theirs, name)
-        if value not in values:
+    for name, value in vars(theirs).items():
+        if name not in HONOURED and value != getattr(plain, name):  # an abbreviation
+            raise UserError(_refusal(name))
+    for name, (values, reason) in REFUSED_VALUES.items():
+        if (value := getattr(theirs, name, None)) not in values | {None}:
             raise UserError(f"{flag(name)} {value} is not supported: {reason}")
-    return argparse.Namespace(**vars(theirs), **vars(ours))
+    return argparse.Namespace(**{name: vars(theirs).get(name) for name in HONOURED}, **vars(ours))
+
+
+def _refuse_spelt_out(tokens: Sequence[str]) -> None:
+    """Refuse flags of any open_clip, also those that the one in use does not know, and defaults that are spelt out."""
+    known = vars(parse_open_clip([]))
+    for token in tokens:
+        name = token.split("=", 1)[0].removeprefix("--").replace("-", "_")
+        if token.startswith("--") and name not in HONOURED and (name in known or why_refused(name)):
+            raise UserError(_refusal(name))
+
+
+def _refusal(name: str) -> str:
+    return f"{flag(name)} is not supported: {why_refused(name) or 'mcl_clip would not heed it'}"
 
 
 def _complaint(text: str) -> str:

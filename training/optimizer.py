@@ -8,48 +8,57 @@ from torch import nn
 
 from mcl_clip.errors import UserError
 from mcl_clip.openclip.schedules import const_lr, const_lr_cooldown, cosine_lr
+from training.parameters import has_own_groups, parameter_groups
 from training.recipe import OptimizationRecipe, StageRecipe
 
 
 def make_optimizer(model: nn.Module, recipe: OptimizationRecipe, lr: float) -> torch.optim.Optimizer:
-    """AdamW or a timm optimizer of what is not locked; gains, biases and the logit scale do not decay."""
+    """AdamW or a timm optimizer of what is not locked, with the rates and decays of `parameter_groups`."""
     if recipe.opt.lower().startswith("timm/"):
         return _timm_optimizer(model, recipe, lr)
-    plain: list[nn.Parameter] = []
-    decayed: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            spared = parameter.ndim < 2 or any(part in name for part in ("bn", "ln", "bias", "logit_scale"))
-            (plain if spared else decayed).append(parameter)
     assert recipe.beta1 is not None and recipe.beta2 is not None and recipe.eps is not None
+    groups = parameter_groups(model, recipe, lr)
+    trained = [parameter for group in groups for parameter in group["params"]]
+    more = recipe.opt_kwargs or {}
+    can_fuse = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in trained)
+    options: dict[str, Any] = {
+        "lr": lr,
+        "betas": (recipe.beta1, recipe.beta2),
+        "eps": recipe.eps,
+        "fused": can_fuse and not more.get("foreach"),
+    }
     try:
-        return torch.optim.AdamW(
-            [{"params": plain, "weight_decay": 0.0}, {"params": decayed, "weight_decay": recipe.wd}],
-            lr=lr,
-            betas=(recipe.beta1, recipe.beta2),
-            eps=recipe.eps,
-            fused=all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in plain + decayed),
-        )
-    except ValueError as error:
-        raise UserError(f"--beta1 {recipe.beta1}, --beta2 {recipe.beta2}: AdamW refuses them ({error})") from None
+        return torch.optim.AdamW(groups, **options | more)
+    except (ValueError, TypeError, RuntimeError) as error:
+        given = f"--beta1 {recipe.beta1}, --beta2 {recipe.beta2}{_spelt(recipe)}"
+        raise UserError(f"{given}: AdamW refuses them ({error})") from None
 
 
 def make_schedule(
     optimizer: torch.optim.Optimizer, recipe: OptimizationRecipe, stage: StageRecipe, steps_per_epoch: int
 ) -> Callable[[int], float]:
-    """Function of the stage's step (from 0) that sets and returns the learning rate."""
+    """Function of the stage's step (from 0) that sets the learning rates and returns that of the head."""
     total = steps_per_epoch * stage.epochs
     if recipe.skip_scheduler:
         return lambda step: stage.lr
     if recipe.lr_scheduler == "cosine":
-        return cosine_lr(optimizer, stage.lr, stage.warmup, total)
-    if recipe.lr_scheduler == "const":
-        return const_lr(optimizer, stage.lr, stage.warmup, total)
-    assert recipe.epochs_cooldown is not None
-    cooldown = steps_per_epoch * recipe.epochs_cooldown
-    return const_lr_cooldown(
-        optimizer, stage.lr, stage.warmup, total, cooldown, recipe.lr_cooldown_power, recipe.lr_cooldown_end
-    )
+        schedule = cosine_lr(optimizer, stage.lr, stage.warmup, total)
+    elif recipe.lr_scheduler == "const":
+        schedule = const_lr(optimizer, stage.lr, stage.warmup, total)
+    else:
+        assert recipe.epochs_cooldown is not None
+        cooldown = steps_per_epoch * recipe.epochs_cooldown
+        schedule = const_lr_cooldown(
+            optimizer, stage.lr, stage.warmup, total, cooldown, recipe.lr_cooldown_power, recipe.lr_cooldown_end
+        )
+
+    def set_rates(step: int) -> float:
+        lr = schedule(step)
+        for group in optimizer.param_groups:  # open_clip 3 gives all groups the same rate
+            group["lr"] = lr * group.get("lr_scale", 1.0)
+        return lr
+
+    return set_rates
 
 
 def make_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler | None:
@@ -58,6 +67,7 @@ def make_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler | 
 
 
 def _timm_optimizer(model: nn.Module, recipe: OptimizationRecipe, lr: float) -> torch.optim.Optimizer:
+    """With timm's own decay, unless a flag says which parameters decay, or how rates do."""
     from timm.optim import create_optimizer_v2
 
     options: dict[str, Any] = {
@@ -65,9 +75,14 @@ def _timm_optimizer(model: nn.Module, recipe: OptimizationRecipe, lr: float) -> 
         "momentum": recipe.momentum,
         "eps": recipe.eps,
     }
-    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-    name = recipe.opt[len("timm/") :]
+    given = {name: value for name, value in options.items() if value is not None} | (recipe.opt_kwargs or {})
+    trained: Any = parameter_groups(model, recipe, lr) if has_own_groups(recipe) else model
     try:
-        return create_optimizer_v2(model, name, lr=lr, weight_decay=recipe.wd, **given)
-    except (AssertionError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"--opt {recipe.opt}: timm cannot make it ({error})") from None
+        return create_optimizer_v2(trained, recipe.opt[len("timm/") :], lr=lr, weight_decay=recipe.wd, **given)
+    except (AssertionError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise UserError(f"--opt {recipe.opt}{_spelt(recipe)}: timm cannot make it ({error})") from None
+
+
+def _spelt(recipe: OptimizationRecipe) -> str:
+    given = recipe.opt_kwargs or {}
+    return ", --opt-kwargs " + " ".join(f"{key}={value}" for key, value in given.items()) if given else ""

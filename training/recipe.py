@@ -72,6 +72,10 @@ class OptimizationRecipe:
     eps: float | None
     wd: float
     momentum: float | None
+    opt_kwargs: dict[str, Any] | None
+    wd_exclude: list[str] | None
+    image_layer_decay: float | None
+    text_layer_decay: float | None
     grad_clip_norm: float | None
     lr_scheduler: str
     skip_scheduler: bool
@@ -85,6 +89,8 @@ class OptimizationRecipe:
     diverging_ranks: int | None
     grad_checkpointing: bool = field(metadata=FREE)
     torchcompile: bool = field(metadata=FREE)
+    torchcompile_mode: str | None = field(metadata=FREE)
+    torchcompile_backend: str | None = field(metadata=FREE)
     ddp_static_graph: bool = field(metadata=FREE)
 
 

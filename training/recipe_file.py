@@ -12,6 +12,7 @@ import yaml
 from mcl_clip.errors import UserError
 from mcl_clip.openclip.version import VERSION
 from training.flags import did_you_mean, flag, flag_names
+from training.open_clip_flags import why_refused
 from training.recipe import GROUPS, Recipe, StageRecipe
 
 PACKAGES = (
@@ -120,7 +121,7 @@ def read_config(file: str) -> Config:
         if name in _DERIVED:
             continue
         name = "mcl_" + name if name in PREFIXED else name
-        if name not in known:
+        if name not in known and not why_refused(name):
             raise UserError(f"--config {path} has the key {key!r}, which is no flag{did_you_mean(name, known)}")
         arguments += _argument(name, value)
     return Config(arguments, overrides, is_recipe)

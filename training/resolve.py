@@ -71,6 +71,8 @@ def resolve(
         values["save_frequency"] = 1
     if values["delete_previous_checkpoint"]:
         values["keep_checkpoints"] = 1
+    values["opt_kwargs"] = dict(values["opt_kwargs"] or ()) or None
+    values["wd_exclude"] = values["wd_exclude"] or None
     values["base"] = _base(values)
     groups = {key: group(**{f.name: values[f.name] for f in fields(group)}) for key, group in GROUPS.items()}  # type: ignore[arg-type]
     groups["data"].policy  # noqa: B018  an impossible policy is said now
@@ -153,6 +155,9 @@ def _check(values: Mapping[str, Any]) -> None:
             raise UserError(f"{_spelling(name)} takes three values, one a channel, got {len(values[name])}")
     if values["lr"] is None:
         raise UserError("--lr is missing: a timm optimizer has no default learning rate here")
+    for name in ("image_layer_decay", "text_layer_decay"):
+        if values[name] is not None and not 0 < values[name] <= 1:
+            raise UserError(f"{_spelling(name)} must be above 0 and at most 1, got {values[name]}")
     if (values["beta1"] is None) != (values["beta2"] is None):
         raise UserError("--beta1 and --beta2: a timm optimizer needs both or neither")
     if not values["opt"].lower().startswith("timm/") and values["opt"].lower() != "adamw":

@@ -18,8 +18,8 @@ from mcl_clip.openclip.towers import (
     ModifiedResNet,
     TextTransformer,
     TimmModel,
-    Transformer,
     VisionTransformer,
+    is_plain,
     text_global_pool,
 )
 
@@ -48,19 +48,7 @@ def image_steps(model: Any, split: bool = True) -> list[Step]:
     whole = [Step(partial(_encode_image, model), (visual,))]
     if not split or type(model) not in (CLIP, CustomTextCLIP):
         return whole
-    size = visual.image_size
-    height, width = (size, size) if isinstance(size, int) else size
-    probe = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(0))
-    probe = probe.to(*_reads(visual))
-    if type(visual) is VisionTransformer:
-        steps = _vit_steps(visual)
-    elif type(visual) is ModifiedResNet:
-        steps = _resnet_steps(visual)
-    elif type(visual) is TimmModel:
-        steps = _timm_steps(visual, probe)
-    else:
-        steps = []
-    return steps if _same(steps, whole, probe) else whole
+    return _taken_apart(lambda: _image_steps(visual), whole)
 
 
 @torch.no_grad()
@@ -70,25 +58,7 @@ def text_steps(model: Any, split: bool = True) -> list[Step]:
     tower = model.text if hasattr(model, "text") else model
     others = tuple(part for name, part in _direct_parts(tower) if name not in ("visual", "logit_scale", "logit_bias"))
     whole = [Step(partial(_encode_text, model), others, tower)]
-    if not split:
-        return whole
-    if type(tower) is CLIP:
-        embeds: Callable = _clip_embeds
-        pooling = (tower.text_pool_type, tower.text_eos_id)
-    elif type(tower) is TextTransformer and type(model) is CustomTextCLIP and tower.cls_emb is None:
-        embeds, pooling = _text_embeds, (tower.pool_type, tower.eos_id)
-    else:
-        return whole
-    if getattr(tower, "output_tokens", False) or not _plain(tower.transformer):
-        return whole
-    inputs = (tower.token_embedding, tower.positional_embedding, tower.attn_mask)
-    steps = [
-        Step(partial(embeds, tower), inputs, tower),
-        *(Step(partial(_text_block, block), (block,)) for block in tower.transformer.resblocks),
-        Step(partial(_text_pool, tower, *pooling), (tower.ln_final, tower.text_projection), tower),
-    ]
-    probe = torch.arange(1, tower.context_length + 1, device=tower.token_embedding.weight.device)[None]
-    return steps if _same(steps, whole, probe % tower.vocab_size) else whole
+    return _taken_apart(lambda: _text_steps(model, tower), whole) if split else whole
 
 
 def run_steps(steps: Iterable[Step], state: Any) -> Any:
@@ -98,14 +68,47 @@ def run_steps(steps: Iterable[Step], state: Any) -> Any:
     return state
 
 
-def _same(steps: list[Step], whole: list[Step], probe: Tensor) -> bool:
-    """Whether the steps give the tower's own result; steps written for another open_clip may not even run."""
-    if not steps:
-        return False
+def _taken_apart(take: Callable[[], tuple[list[Step], Tensor]], whole: list[Step]) -> list[Step]:
+    """The steps that `take` gives, if a probe shows that they are the tower; of another open_clip they may not be."""
     try:
-        return torch.equal(run_steps(steps, probe), run_steps(whole, probe))
+        steps, probe = take()
+        return steps if steps and torch.equal(run_steps(steps, probe), run_steps(whole, probe)) else whole
     except _NO_SEQUENCE:
-        return False
+        return whole
+
+
+def _image_steps(visual: Any) -> tuple[list[Step], Tensor]:
+    size = visual.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    probe = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+    probe = probe.to(*_reads(visual))
+    if type(visual) is VisionTransformer:
+        return _vit_steps(visual), probe
+    if type(visual) is ModifiedResNet:
+        return _resnet_steps(visual), probe
+    if type(visual) is TimmModel:
+        return _timm_steps(visual, probe), probe
+    return [], probe
+
+
+def _text_steps(model: Any, tower: Any) -> tuple[list[Step], Tensor]:
+    probe = torch.arange(1, tower.context_length + 1, device=tower.token_embedding.weight.device)[None]
+    if type(tower) is CLIP:
+        embeds: Callable = _clip_embeds
+        pooling = (tower.text_pool_type, tower.text_eos_id)
+    elif type(tower) is TextTransformer and type(model) is CustomTextCLIP and tower.cls_emb is None:
+        embeds, pooling = _text_embeds, (tower.pool_type, tower.eos_id)
+    else:
+        return [], probe
+    if getattr(tower, "output_tokens", False) or not is_plain(tower.transformer):
+        return [], probe
+    inputs = (tower.token_embedding, tower.positional_embedding, tower.attn_mask)
+    steps = [
+        Step(partial(embeds, tower), inputs, tower),
+        *(Step(partial(_text_block, block), (block,)) for block in tower.transformer.resblocks),
+        Step(partial(_text_pool, tower, *pooling), (tower.ln_final, tower.text_projection), tower),
+    ]
+    return steps, probe % tower.vocab_size
 
 
 def _reads(visual: nn.Module) -> tuple[torch.device, torch.dtype]:
@@ -115,7 +118,7 @@ def _reads(visual: nn.Module) -> tuple[torch.device, torch.dtype]:
 
 
 def _vit_steps(visual: Any) -> list[Step]:
-    if visual.output_tokens or not _plain(visual.transformer):
+    if visual.output_tokens or not is_plain(visual.transformer):
         return []
     inputs = (
         visual.conv1,
@@ -198,10 +201,6 @@ def _in_turn(layers: nn.Module, state: Tensor) -> tuple[list[Step], Tensor]:
 
 def _direct_parts(module: nn.Module) -> list[tuple[str, nn.Module | Tensor | None]]:
     return [*module._parameters.items(), *module._buffers.items(), *module._modules.items()]
-
-
-def _plain(transformer: Any) -> bool:
-    return type(transformer) is Transformer and bool(transformer.batch_first)
 
 
 def _encode_image(model: Any, images: Tensor) -> Tensor:

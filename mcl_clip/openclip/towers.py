@@ -7,3 +7,8 @@ from open_clip.transformer import TextTransformer as TextTransformer
 from open_clip.transformer import Transformer as Transformer
 from open_clip.transformer import VisionTransformer as VisionTransformer
 from open_clip.transformer import text_global_pool as text_global_pool
+
+
+def is_plain(transformer: object) -> bool:
+    """Whether a stack of blocks is open_clip's own and takes [batch, token, width], as version 4's always does."""
+    return type(transformer) is Transformer and getattr(transformer, "batch_first", True)
