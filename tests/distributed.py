@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from training.ranks import Ranks
+
 
 def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout: float = 120.0) -> list[Any]:
     """Run `function(rank, world_size, *args)` in `world_size` spawned processes with a gloo group.
@@ -56,3 +58,8 @@ def _rank(function, rank, world_size, port, args, results):
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def world_of(rank: int, world_size: int, name: str = "world") -> Ranks:
+    """The ranks of the gloo group as the library takes them."""
+    return Ranks(rank, world_size, store=dist.PrefixStore(name, dist.distributed_c10d._get_default_store()))

@@ -18,7 +18,7 @@ from mcl_clip.shards.copying import member_key
 from mcl_clip.shards.index import index_sources
 from mcl_clip.shards.manifest import Manifest
 from mcl_clip.shards.verify import verify
-from tests.distributed import run_ranks
+from tests.distributed import run_ranks, world_of
 from tests.tars import image_bytes, read_samples, write_shards, write_tar
 
 SMALL = {"shard_size": 5, "unit_samples": 25}
@@ -131,16 +131,8 @@ def test_coarser_labels_from_buckets_give_the_same_set(source, tmp_path):
 
 
 def _bucket_rank(rank, world_size, source, target, index_only):
-    import torch.distributed as dist
-
-    kwargs = {
-        "rank": rank,
-        "world_size": world_size,
-        "barrier": dist.barrier,
-        "index_only": index_only,
-        **SMALL,
-    }
-    return write_buckets(Manifest.load(source), HashLabels(), target, **kwargs).hash
+    world = world_of(rank, world_size)
+    return write_buckets(Manifest.load(source), HashLabels(), target, world=world, index_only=index_only, **SMALL).hash
 
 
 @pytest.mark.parametrize("index_only", [False, True])

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 
 from mcl_clip.clustering.clusters import Clusters
 from mcl_clip.clustering.information import agreement
@@ -15,7 +14,7 @@ from mcl_clip.errors import UserError
 from mcl_clip.shards.manifest import Manifest
 from tests.clusters import stage_directory
 from tests.data import make_index
-from tests.distributed import run_ranks
+from tests.distributed import run_ranks, world_of
 from tests.tars import write_shards
 from training.cluster import main
 
@@ -34,9 +33,7 @@ def cluster(rank: int, world_size: int, model: Path, data: Path, out: Path, opti
             Manifest.load(data),
             out,
             batch_size=5,
-            rank=rank,
-            world_size=world_size,
-            barrier=dist.barrier,
+            world=world_of(rank, world_size),
             **options,
         ).hash
     except UserError as error:

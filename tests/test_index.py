@@ -14,7 +14,7 @@ from mcl_clip.shards.index import index_sources
 from mcl_clip.shards.manifest import Manifest
 from mcl_clip.shards.offsets import IMAGE_EXTENSIONS, offsets_path
 from mcl_clip.shards.scan import scan_tar
-from tests.distributed import run_ranks
+from tests.distributed import run_ranks, world_of
 from tests.tars import image_bytes, read_samples, write_shards, write_tar
 
 JPEG = image_bytes(0)
@@ -211,9 +211,7 @@ def test_data_that_is_moved_with_its_index_keeps_its_hash(tmp_path):
 
 
 def _index_rank(rank, world_size, paths, directory):
-    import torch.distributed as dist
-
-    return index_sources(paths, directory, rank=rank, world_size=world_size, barrier=dist.barrier).hash
+    return index_sources(paths, directory, world=world_of(rank, world_size)).hash
 
 
 def test_ranks_share_the_work(tmp_path):

@@ -1,6 +1,7 @@
 import faiss
 import numpy as np
 import pytest
+import torch
 
 from mcl_clip.clustering import kmeans
 from mcl_clip.clustering.kmeans import assign, fit_kmeans
@@ -139,3 +140,36 @@ def test_collapsed_clusters_are_refused():
 
 def test_one_cluster_is_allowed():
     assert fit_kmeans(blobs(50, 5, 8, 0.1), 1, seed=0).sizes == (50,)
+
+
+class FullDevice:
+    """Stands in for faiss.Kmeans where the GPU has no memory left; on the CPU it is the real one."""
+
+    real = faiss.Kmeans
+    devices: list[int]
+
+    def __init__(self, *arguments, gpu, **options):
+        self.devices.append(gpu)
+        self.own = self.real(*arguments, gpu=False, **options)
+        self.full = bool(gpu)
+
+    def train(self, *arguments, **options):
+        if self.full:
+            raise RuntimeError("cudaMalloc error out of memory [2] (size 1610612736)\nmore")
+        self.own.train(*arguments, **options)
+        self.centroids = self.own.centroids
+
+
+def test_a_full_device_is_told_and_the_cpu_fits_the_same_clusters(monkeypatch, caplog):
+    points = blobs(500, 3, 8, 0.05)
+    wanted = fit_kmeans(points, 3, seed=0)
+    emptied: list[bool] = []
+    FullDevice.devices = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(not FullDevice.devices))
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 2)
+    monkeypatch.setattr(faiss, "Kmeans", FullDevice)
+    found = fit_kmeans(points, 3, seed=0)
+    np.testing.assert_array_equal(found.centroids, wanted.centroids)
+    assert emptied == [True], "caches are emptied before faiss asks for memory"
+    assert FullDevice.devices == [1, 0, 0, 0], "one device of two, then the CPU"
+    assert "goes on on the CPU" in caplog.text and "cudaMalloc error out of memory" in caplog.text

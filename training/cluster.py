@@ -72,9 +72,7 @@ def _cluster(options: argparse.Namespace, ranks: Ranks) -> Clusters:
         keep_features=options.mcl_keep_features,
         workers=options.workers,
         device=str(ranks.device),
-        rank=ranks.rank,
-        world_size=ranks.world_size,
-        barrier=ranks.barrier,
+        world=ranks,
         progress=True,
     )
 

@@ -7,6 +7,7 @@ import contextlib
 from functools import partial
 
 from mcl_clip.errors import UserError
+from mcl_clip.world import appears
 from training.arithmetic import fast_arithmetic
 from training.arrows.buckets import bucket
 from training.arrows.clusters import cluster
@@ -31,10 +32,7 @@ def run(recipe: Recipe, ranks: Ranks, preemption: Preemption) -> None:
     """
     directory = RunDirectory(recipe.run_directory)
     created = ranks.on_first(lambda: claim(directory, recipe))
-    if not directory.root.is_dir():
-        raise UserError(
-            f"rank {ranks.rank} does not see {directory.root}: --logs must lie on a disk that all machines share"
-        )
+    appears(directory.root)
     try:
         with held(directory) if ranks.is_first else contextlib.nullcontext():
             ranks.on_first(lambda: sweep(directory))

@@ -1,5 +1,6 @@
 """The ranks of a job as one value, and how they wait for each other outside of training steps."""
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 from mcl_clip.errors import UserError
+from mcl_clip.world import World
 
 T = TypeVar("T")
 POLL_SECONDS = 0.2
@@ -24,7 +26,7 @@ class RankLost(RuntimeError):
 
 
 @dataclass
-class Ranks:
+class Ranks(World):
     """Who we are among the ranks. The default is a job of one process.
 
     Waiting goes through the job's key-value store in short polls: phases without collectives (indexing, clustering,
@@ -39,11 +41,6 @@ class Ranks:
     store: Any = None
     control: Any = None  # gloo group, for the one number that ranks agree on in every step
     _turn: int = field(default=0, repr=False)
-
-    @property
-    def is_first(self) -> bool:
-        """True on the rank that writes what is written once."""
-        return self.rank == 0
 
     def barrier(self) -> None:
         """Wait for all ranks, however long; raises `UserError` or `RankLost` when another rank failed."""
@@ -60,16 +57,39 @@ class Ranks:
         self.barrier()
         return result
 
-    def share(self, value: Callable[[], str]) -> str:
-        """What `value` gives on the first rank, on all ranks."""
+    def share(self, value: Callable[[], T]) -> T:
+        """What `value` gives on the first rank, on all ranks; so is a `UserError` that it raises there."""
         if self.world_size == 1:
             return value()
         self._turn += 1
         key = f"shared-{self._turn}"
         if self.is_first:
-            self.store.set(key, value())
+            try:
+                found = value()
+            except UserError as error:
+                self.store.set(key, json.dumps({"error": str(error)}))
+                raise
+            self.store.set(key, json.dumps({"value": found}))
+            return found
         self._wait(key)
-        return self.store.get(key).decode()
+        answer = json.loads(self.store.get(key))
+        if "error" in answer:
+            raise UserError(answer["error"])
+        return answer["value"]
+
+    def gather(self, value: T) -> list[T]:
+        """What every rank gives, by rank, on the first one; an empty list elsewhere."""
+        if self.world_size == 1:
+            return [value]
+        self._turn += 1
+        keys = [f"gathered-{self._turn}-{rank}" for rank in range(self.world_size)]
+        self.store.set(keys[self.rank], json.dumps(value))
+        found: list[T] = []
+        for key in keys if self.is_first else ():
+            self._wait(key)
+            found.append(json.loads(self.store.get(key)))
+            self.store.delete_key(key)
+        return found
 
     def mean(self, values: Sequence[float]) -> list[float]:
         """Elementwise mean over the ranks, which all give equally many values."""

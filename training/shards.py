@@ -65,9 +65,7 @@ def _bucket(options: argparse.Namespace, ranks: Ranks) -> str:
         index_only=options.mcl_index_only,
         shard_size=options.mcl_shard_size,
         workers=options.workers,
-        rank=ranks.rank,
-        world_size=ranks.world_size,
-        barrier=ranks.barrier,
+        world=ranks,
         progress=True,
     )
     return (

@@ -102,9 +102,11 @@ class TrainingStep:
             nn.utils.clip_grad_norm_(self.core.parameters(), self.grad_clip_norm)
 
     def _reseed(self, step: int) -> None:
-        """Only the generator in use is set: `torch.manual_seed` would queue a call for every absent accelerator."""
+        """Sets the device's generator, and the CPU's, from which patch dropout draws on any device.
+
+        Not by `torch.manual_seed`, which would queue a call for every absent accelerator.
+        """
         seed = int(words(1, *self._entropy, step, self._rank)[0] >> 1)
+        torch.default_generator.manual_seed(seed)
         if self._device.type == "cuda":
             torch.cuda.default_generators[self._device.index or 0].manual_seed(seed)
-        else:
-            torch.default_generator.manual_seed(seed)

@@ -1,7 +1,7 @@
 """What one rank needs to know to cluster a stage, and how the ranks meet."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from mcl_clip.clustering.encoder import AUTOCAST, TOWERS, Encoder
 from mcl_clip.clustering.reservoir import hash_limit
 from mcl_clip.errors import UserError
 from mcl_clip.shards.manifest import Manifest
+from mcl_clip.world import World
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,9 +73,7 @@ class Job:
     load_encoder: Callable[[], Encoder]
     keep_features: bool = False
     workers: int = 0
-    rank: int = 0
-    world_size: int = 1
-    barrier: Callable[[], None] = lambda: None
+    world: World = field(default_factory=World)
     progress: bool = False
 
     @cached_property
@@ -108,7 +107,7 @@ class Job:
 
     def ordinals(self) -> range:
         """The shards of this rank."""
-        return range(self.rank, len(self.manifest.shard_names), self.world_size)
+        return range(self.world.rank, len(self.manifest.shard_names), self.world.world_size)
 
     def is_labelled(self, ordinal: int) -> bool:
         """Whether all that a shard is to leave behind is there."""
@@ -119,17 +118,16 @@ class Job:
         """Run this rank's part of a phase (`alone`: rank 0 does it), wait for all, raise a user error on
         every rank.
         """
-        name = f".error-{phase.__name__}"
-        if self.rank == 0 or not alone:
+        error = None
+        if self.world.is_first or not alone:
             try:
                 phase(self)
-            except UserError as error:
-                self.out.mkdir(parents=True, exist_ok=True)
-                (self.out / f"{name}-{self.rank}").write_text(str(error))
-        self.barrier()
-        notices = sorted(self.out.glob(f"{name}-*"))
-        messages = [notice.read_text() for notice in notices]
-        self.barrier()
-        (self.out / f"{name}-{self.rank}").unlink(missing_ok=True)
-        if messages:
-            raise UserError(messages[0])
+            except UserError as caught:
+                error = str(caught)
+        errors = self.world.gather(error)
+        self.world.share(lambda: _raise_first(errors))
+
+
+def _raise_first(errors: list[str | None]) -> None:
+    for error in filter(None, errors):
+        raise UserError(error)

@@ -1,12 +1,15 @@
 """Spherical k-means on unit vectors (faiss), seeded, best of several restarts, finished on every point it is given."""
 
 import contextlib
+import gc
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import faiss
 import numpy as np
+import torch
 
 from mcl_clip.errors import UserError
 from mcl_clip.seeds import generator, words
@@ -18,6 +21,8 @@ SAME = 1e-6
 # on all points. A restart then costs the same for any reservoir, and its fixed point on the sample is near that of all.
 SAMPLE, FEWEST = 32768, 256
 FINISH = 5
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,24 +57,36 @@ def fit_kmeans(
 
     Every restart runs `iterations` on a sample of at least 32,768 points (all of them where there are no more), and the
     best goes on with 5 iterations on all N: faiss alone would look at 256 points a centroid. `threads` (default: every
-    core of this process) changes the time only; a GPU is used when faiss sees one. Raises `UserError` on non-finite or
-    zero features, when all features are nearly the same, when `k` exceeds the number of distinct points, and when
-    clusters come out empty or collapsed into each other.
+    core of this process) changes the time only. The first GPU that faiss sees is used; where that fails, for want of
+    memory say, a warning tells so and the CPU takes over. Raises `UserError` on non-finite or zero features, when all
+    features are nearly the same, when `k` exceeds the number of distinct points, and when clusters come out empty or
+    collapsed into each other.
     """
     features = np.ascontiguousarray(features, dtype=np.float32)
     _check(features, k)
+    with _threads(threads or _cores()):
+        if faiss.get_num_gpus():
+            gc.collect()  # PyTorch keeps what training freed, and faiss would find the device full
+            torch.cuda.empty_cache()
+            try:
+                return _fit(features, k, seed, restarts, iterations, gpu=True)
+            except RuntimeError as error:
+                log.warning("k-means goes on on the CPU: faiss cannot use the GPU (%s)", str(error).split("\n")[0])
+        return _fit(features, k, seed, restarts, iterations, gpu=False)
+
+
+def _fit(features: np.ndarray, k: int, seed: int, restarts: int, iterations: int, *, gpu: bool) -> KMeans:
     rows = _sample(len(features), max(SAMPLE, FEWEST * k), seed)
     restart_seeds = [int(word) & 0x7FFFFFFF for word in words(restarts, seed, k)]
-    with _threads(threads or _cores()):
-        # A sample of many equal points may hold fewer than k distinct ones: then every restart sees all points.
-        for sample in (features,) if len(rows) == len(features) else (features[rows], features):
-            found = [_judge(sample, _train(sample, k, restart_seed, iterations)) for restart_seed in restart_seeds]
-            for best in sorted((each for each in found if each.is_whole), key=lambda each: each.objective):
-                if len(sample) < len(features):
-                    best = _judge(features, _train(features, k, restart_seeds[0], FINISH, best.centroids))
-                if best.is_whole:
-                    objectives = tuple(each.objective for each in found)
-                    return replace(best, restarts=objectives, sample=len(sample))
+    # A sample of many equal points may hold fewer than k distinct ones: then every restart sees all points.
+    for sample in (features,) if len(rows) == len(features) else (features[rows], features):
+        found = [_judge(sample, _train(sample, k, each, iterations, gpu=gpu)) for each in restart_seeds]
+        for best in sorted((each for each in found if each.is_whole), key=lambda each: each.objective):
+            if len(sample) < len(features):
+                best = _judge(features, _train(features, k, restart_seeds[0], FINISH, best.centroids, gpu=gpu))
+            if best.is_whole:
+                objectives = tuple(each.objective for each in found)
+                return replace(best, restarts=objectives, sample=len(sample))
     raise UserError(
         f"k-means left empty or collapsed clusters in each of {restarts} restarts with {k} clusters on "
         f"{len(features)} samples; lower --mcl-clusters"
@@ -106,7 +123,9 @@ def _judge(features: np.ndarray, centroids: np.ndarray) -> KMeans:
     return KMeans(centroids, objective, tuple(np.bincount(cluster, minlength=len(centroids)).tolist()))
 
 
-def _train(features: np.ndarray, k: int, seed: int, iterations: int, start: np.ndarray | None = None) -> np.ndarray:
+def _train(
+    features: np.ndarray, k: int, seed: int, iterations: int, start: np.ndarray | None = None, *, gpu: bool
+) -> np.ndarray:
     kmeans = faiss.Kmeans(
         features.shape[1],
         k,
@@ -115,7 +134,7 @@ def _train(features: np.ndarray, k: int, seed: int, iterations: int, start: np.n
         spherical=True,
         min_points_per_centroid=1,
         max_points_per_centroid=len(features),
-        gpu=faiss.get_num_gpus() > 0,
+        gpu=int(gpu),  # of that many devices
     )
     kmeans.train(features, init_centroids=start)
     assert kmeans.centroids is not None

@@ -19,12 +19,11 @@ from mcl_clip.clustering.job import Job
 from mcl_clip.clustering.kmeans import assign, fit_kmeans
 from mcl_clip.clustering.reservoir import choose, key_hashes, smallest
 from mcl_clip.errors import UserError
+from mcl_clip.world import appears
 
 
 def embed_reservoir(job: Job) -> None:
     """Each rank, its shards: features of the samples chosen by hash, all samples where they fit."""
-    if job.limit is not None and job.centroids_path.exists():
-        return
     missing = [ordinal for ordinal in job.ordinals() if not job.reservoir_path(ordinal).exists()]
     for part in _embedded(job, ((ordinal, _chosen(job, ordinal)) for ordinal in missing), len(missing), "reservoir"):
         tensors = {"rows": part.rows, **part.features}
@@ -36,8 +35,6 @@ def embed_reservoir(job: Job) -> None:
 
 def fit(job: Job) -> None:
     """Rank 0: k-means on the reservoir, one tower in memory at a time, in the order of the shards."""
-    if job.centroids_path.exists():
-        return
     centroids, report = {}, {}
     for tower, k in job.settings.clusters_by_tower.items():
         found = fit_kmeans(_reservoir(job, tower), k, seed=job.settings.seed, restarts=job.settings.restarts)
@@ -56,7 +53,7 @@ def fit(job: Job) -> None:
 
 def label(job: Job) -> None:
     """Each rank, its shards: the nearest centroid of every sample, null for the failed ones."""
-    centroids = load_file(job.centroids_path)
+    centroids = load_file(appears(job.centroids_path))
     missing = [ordinal for ordinal in job.ordinals() if not job.is_labelled(ordinal)]
     if job.limit is None:
         parts: Iterable[ShardFeatures] = (_stored(job, ordinal) for ordinal in missing)
@@ -91,7 +88,7 @@ def _embedded(job: Job, requests: Iterable[tuple[int, np.ndarray]], shards: int,
     if not shards:
         return iter(())
     parts = embed(job.encoder, job.manifest, requests, batch_size=job.settings.batch_size, workers=job.workers)
-    return tqdm(parts, f"embed {title}", shards, unit="shard", disable=not job.progress or job.rank > 0)
+    return tqdm(parts, f"embed {title}", shards, unit="shard", disable=not job.progress or not job.world.is_first)
 
 
 def _hashes(job: Job, ordinal: int) -> np.ndarray:

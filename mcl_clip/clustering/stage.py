@@ -3,7 +3,7 @@
 import json
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from mcl_clip.clustering.summary import Summary
 from mcl_clip.errors import UserError
 from mcl_clip.models.stage_model import model_hash
 from mcl_clip.shards.manifest import Manifest
+from mcl_clip.world import World, appears
 
 
 def cluster_stage(
@@ -41,19 +42,16 @@ def cluster_stage(
     keep_features: bool = False,
     workers: int = 0,
     device: str = "cpu",
-    rank: int = 0,
-    world_size: int = 1,
-    barrier: Callable[[], None] | None = None,
+    world: World | None = None,
     progress: bool = False,
 ) -> Clusters:
     """Cluster a source manifest on the embeddings of the stage in `model_dir`, into `out_dir`; see `Settings`.
 
-    `previous` are the clusters directories of all earlier stages, in order. Call it on every rank with a
-    `barrier` that may wait for hours: no phase holds a collective. A finished `out_dir` of the same model,
+    `previous` are the clusters directories of all earlier stages, in order. The ranks of a `world` all
+    call this; no phase holds a collective. A finished `out_dir` of the same model,
     data and settings is reused, an unfinished one is resumed by shard, any other is refused. Raises
     `UserError`, on every rank alike.
     """
-    assert world_size == 1 or barrier is not None, "several ranks need a barrier"
     if manifest.kind != "source":
         raise UserError(f"{manifest.directory} holds {manifest.kind}; cluster the source shards they were made from")
     if workers < 0:
@@ -83,26 +81,25 @@ def cluster_stage(
         load_encoder=partial(load_encoder, model_dir, TOWERS[on], precision, device),
         keep_features=keep_features,
         workers=workers,
-        rank=rank,
-        world_size=world_size,
-        barrier=barrier or (lambda: None),
+        world=world or World(),
         progress=progress,
     )
     job.together(claim, alone=True)
-    if not (job.out / "clusters.json").exists():
-        job.together(embed_reservoir)
-        job.together(fit, alone=True)
+    if not job.world.share((job.out / "clusters.json").exists):
+        fitted = job.world.share(job.centroids_path.exists)
+        if not fitted or job.limit is None:
+            job.together(embed_reservoir)
+        if not fitted:
+            job.together(fit, alone=True)
         job.together(label)
         job.together(commit, alone=True)
-    return Clusters.load(job.out)
+    return Clusters.load(appears(job.out / "clusters.json").parent)
 
 
 def claim(job: Job) -> None:
     """Make the directory this job's; refuse what another model, data set or setting left there, saying
     which.
     """
-    for stale in job.out.glob(".error-*"):
-        stale.unlink()
     finished = (job.out / "clusters.json").exists()
     if not finished and not (job.out / "identity.json").exists():
         if job.out.exists() and any(job.out.iterdir()):

@@ -24,6 +24,7 @@ from mcl_clip.shards.manifest import Manifest, make_directory, write_manifest
 from mcl_clip.shards.pool import part_of, run
 from mcl_clip.shards.sources import absolute
 from mcl_clip.shards.units import WriteUnit, count_units
+from mcl_clip.world import World, appears
 
 UNIT_SAMPLES = 65536
 
@@ -37,18 +38,16 @@ def write_buckets(
     shard_size: int = 1000,
     unit_samples: int = UNIT_SAMPLES,
     workers: int = 1,
-    rank: int = 0,
-    world_size: int = 1,
-    barrier: Callable[[], None] = lambda: None,
+    world: World | None = None,
     progress: bool = False,
 ) -> Manifest:
     """Group the samples of `source` by label into `output_dir`, `shard_size` samples a shard.
 
     `source` may be an index of tars, or buckets of an earlier stage. With `index_only` no tars are written:
     the shards are rows that point into the source's tars. Samples without a label are left out and counted.
-    Every rank calls this with its own `rank`; `barrier` waits for all. Memory is bounded by `unit_samples`
-    rows and one shard. Finished buckets of the same source and labels are reused, a run that was killed goes
-    on; raises `UserError` for a directory that holds anything else, and for labels that do not fit.
+    The ranks of a `world` all call this. Memory is bounded by `unit_samples` rows and one shard. Finished
+    buckets of the same source and labels are reused, a run that was killed goes on; raises `UserError` for a
+    directory that holds anything else, and for labels that do not fit.
     """
     directory, work = Path(output_dir), Path(output_dir) / "work"
     job = {
@@ -57,33 +56,33 @@ def write_buckets(
         "labels": labels.hash,
         "shard_size": shard_size,
     }
-    if (directory / "manifest.json").exists():
-        return _finished(directory, job, source)
-    if rank == 0:
+    world = world or World()
+
+    def is_finished() -> bool:
+        if (directory / "manifest.json").exists():
+            _check_finished(directory, job, source)
+            return True
         labels.check_shards(source.source_names)
         _begin(directory, {**job, "unit_samples": unit_samples})
-    barrier()
+        return False
 
     def each(task: Callable[[Any], Any], items: Any, title: str, unit: str) -> list[tuple[Any, Any]]:
-        mine = part_of(items, rank, world_size)
+        mine = part_of(items, world.rank, world.world_size)
         done = run(task, mine, workers)
-        return list(tqdm(done, title, len(mine), unit=unit, disable=not progress or rank > 0))
+        return list(tqdm(done, title, len(mine), unit=unit, disable=not progress or not world.is_first))
 
-    units = cut_units(source.shard_size, unit_samples)
-    each(WriteUnit(source, labels, units, work), range(len(units)), "labels", "unit")
-    barrier()
-    label_paths, counts, left_out = count_units(work, len(units))
-    if not label_paths:
-        raise UserError(f"no sample of {source.directory} has a label; look at failed.jsonl of the clusters")
-    assignment = assign(counts, shard_size)
-    task = WriteShard(source, assignment, work, directory, index_only)
-    facts = each(task, assignment.order.tolist(), "buckets", "shard")
-    write_json(work / f"written-{rank}.json", facts)
-    barrier()
-    if rank == 0:
-        _commit(directory, work, source, job, label_paths, assignment, left_out, world_size)
-    barrier()
-    return Manifest.load(directory)
+    if not world.share(is_finished):
+        units = cut_units(source.shard_size, unit_samples)
+        each(WriteUnit(source, labels, units, work), range(len(units)), "labels", "unit")
+        world.barrier()
+        label_paths, counts, left_out = count_units(work, len(units))
+        if not label_paths:
+            raise UserError(f"no sample of {source.directory} has a label; look at failed.jsonl of the clusters")
+        assignment = assign(counts, shard_size)
+        task = WriteShard(source, assignment, work, directory, index_only)
+        written = world.gather(each(task, assignment.order.tolist(), "buckets", "shard"))
+        world.share(lambda: _commit(directory, work, source, job, label_paths, assignment, left_out, written))
+    return Manifest.load(appears(directory / "manifest.json").parent)
 
 
 def _begin(directory: Path, job: dict[str, Any]) -> None:
@@ -98,13 +97,12 @@ def _begin(directory: Path, job: dict[str, Any]) -> None:
         write_json(claim, job)
 
 
-def _finished(directory: Path, job: dict[str, Any], source: Manifest) -> Manifest:
+def _check_finished(directory: Path, job: dict[str, Any], source: Manifest) -> None:
     manifest = Manifest.load(directory)
     _refuse_other(directory, manifest.made_from, job, "was made from")
     if manifest.kind == "index-only" and manifest.tars.paths != [absolute(path) for path in source.tars.paths]:
         raise UserError(f"{directory} points to tars that were moved since; delete it and run again")
     shutil.rmtree(directory / "work", ignore_errors=True)
-    return manifest
 
 
 def _refuse_other(directory: Path, old: dict[str, Any], new: dict[str, Any], verb: str) -> None:
@@ -123,10 +121,10 @@ def _commit(
     label_paths: list[str],
     assignment: Assignment,
     left_out: int,
-    world_size: int,
+    written: list[list[tuple[int, dict[str, Any]]]],
 ) -> None:
-    written = [dict(read_json(work / f"written-{rank}.json")) for rank in range(world_size)]
-    facts = [fact for _, fact in sorted((shard, fact) for part in written for shard, fact in part.items())]
+    by_shard = {shard: fact for part in written for shard, fact in part}
+    facts = [by_shard[shard] for shard in range(len(by_shard))]
     shards = range(len(facts))
     if job["kind"] == "buckets":
         tars = {

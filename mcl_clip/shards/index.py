@@ -1,9 +1,8 @@
 """The index of plain WebDataset tars: where every sample lies, built once."""
 
 import os
-import shutil
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 import pyarrow as pa
 from tqdm import tqdm
 
-from mcl_clip.artifacts import read_json, write_json
 from mcl_clip.errors import UserError
 from mcl_clip.shards.manifest import Manifest, make_directory, write_manifest
 from mcl_clip.shards.offsets import (
@@ -26,6 +24,7 @@ from mcl_clip.shards.pool import collect_errors, part_of, run
 from mcl_clip.shards.remote import is_remote, remote_size
 from mcl_clip.shards.scan import scan_tar
 from mcl_clip.shards.sources import absolute, name_sources
+from mcl_clip.world import World, appears
 
 
 def index_sources(
@@ -34,43 +33,36 @@ def index_sources(
     *,
     workers: int = 1,
     caption_key: str | None = None,
-    rank: int = 0,
-    world_size: int = 1,
-    barrier: Callable[[], None] = lambda: None,
+    world: World | None = None,
     progress: bool = False,
 ) -> Manifest:
     """Index tars (see `sources.expand_sources`) into `output_dir`; the tars are only read.
 
     A finished index of the same tars is reused; a run that was killed goes on with what is missing. Captions
-    come from `.txt`, or from `caption_key` of `.json`. Every rank calls this with its own `rank`; `barrier`
-    waits for all. Raises `UserError` that names the tar for broken, truncated or compressed tars, keys that
-    occur twice or members that leave the directory, and for an index of other or changed tars.
+    come from `.txt`, or from `caption_key` of `.json`. The ranks of a `world` all call this, with the same sources.
+    Raises `UserError` that names the tar for broken, truncated or compressed tars, keys that occur twice or members
+    that leave the directory, and for an index of other or changed tars.
     """
+    world = world or World()
     directory = Path(output_dir)
     paths = [absolute(path) for path in sources]
     stored = [_stored_path(path, directory) for path in paths]
-    if (directory / "manifest.json").exists():
-        manifest = Manifest.load(directory)
-        _check_fresh(manifest, stored, caption_key)
-        return manifest
-    make_directory(directory)
-    task = _IndexTar(directory, paths, caption_key)
-    mine = part_of(range(len(paths)), rank, world_size)
-    facts, errors = {}, []
-    done = tqdm(run(task, mine, workers), "index", len(mine), unit="shard", disable=not progress or rank > 0)
-    for shard, result in done:
-        if isinstance(result, UserError):
-            errors.append(result)
-        else:
-            facts[shard] = result
-    collect_errors(f"{len(errors)} of {len(mine)} tars cannot be indexed", errors)
-    _facts_path(directory, rank).parent.mkdir(parents=True, exist_ok=True)
-    write_json(_facts_path(directory, rank), [facts[shard] for shard in mine])
-    barrier()
-    if rank == 0:
-        _commit(directory, paths, stored, caption_key, world_size)
-    barrier()
-    return Manifest.load(directory)
+
+    def is_finished() -> bool:
+        if not (directory / "manifest.json").exists():
+            make_directory(directory)
+            return False
+        _check_fresh(Manifest.load(directory), stored, caption_key)
+        return True
+
+    if not world.share(is_finished):
+        mine = part_of(range(len(paths)), world.rank, world.world_size)
+        done = run(_IndexTar(directory, paths, caption_key), mine, workers)
+        found = dict(tqdm(done, "index", len(mine), unit="shard", disable=not progress or not world.is_first))
+        parts = world.gather([found[shard] for shard in mine])
+        results = [result for part in parts for result in part]
+        world.share(lambda: _commit(directory, paths, stored, caption_key, results))
+    return Manifest.load(appears(directory / "manifest.json").parent)
 
 
 @dataclass(frozen=True)
@@ -79,7 +71,8 @@ class _IndexTar:
     paths: list[str]
     caption_key: str | None
 
-    def __call__(self, shard: int) -> dict[str, Any] | UserError:
+    def __call__(self, shard: int) -> dict[str, Any] | str:
+        """What the manifest says of a shard, or why it cannot be indexed."""
         target, path = offsets_path(self.directory, shard), self.paths[shard]
         try:
             size, mtime_ns = _state(path)
@@ -92,9 +85,9 @@ class _IndexTar:
             facts = {"tar_bytes": size, "rest_crc32": rest, "request_crc32": request}
             write_rows(target, table, facts, mtime_ns)
         except UserError as error:
-            return error
+            return str(error)
         except OSError as error:
-            return UserError(f"{path} cannot be indexed ({error.strerror}: {error.filename})")
+            return f"{path} cannot be indexed ({error.strerror}: {error.filename})"
         return _facts(table, facts)
 
 
@@ -118,13 +111,16 @@ def _facts(table: pa.Table, facts: dict[str, int]) -> dict[str, Any]:
     }
 
 
-def _facts_path(directory: Path, rank: int) -> Path:
-    return directory / "work" / f"indexed-{rank}.json"
-
-
-def _commit(directory: Path, paths: list[str], stored: list[str], caption_key: str | None, world_size: int) -> None:
-    files = [_facts_path(directory, rank) for rank in range(world_size)]
-    facts = [fact for file in files for fact in read_json(file)]
+def _commit(
+    directory: Path,
+    paths: list[str],
+    stored: list[str],
+    caption_key: str | None,
+    results: list[dict[str, Any] | str],
+) -> None:
+    errors = [result for result in results if isinstance(result, str)]
+    collect_errors(f"{len(errors)} of {len(paths)} tars cannot be indexed", errors)
+    facts = [result for result in results if not isinstance(result, str)]
     columns = {name: [fact[name] for fact in facts] for name in ("samples", "failed", "bytes", "rows_sha256")}
     if not sum(columns["samples"]):
         wanted = f".json with {caption_key!r}" if caption_key else ".txt (for captions in .json: --mcl-caption-key)"
@@ -140,7 +136,6 @@ def _commit(directory: Path, paths: list[str], stored: list[str], caption_key: s
         },
         caption_key=caption_key,
     )
-    shutil.rmtree(directory / "work")
 
 
 def _stored_path(path: str, directory: Path) -> str:

@@ -50,11 +50,11 @@ def run(task: Callable[[Any], Any], items: Sequence[Any], workers: int) -> Itera
                 pool.shutdown(wait=True, cancel_futures=True)
 
 
-def collect_errors(what: str, errors: list[UserError], shown: int = 3) -> None:
+def collect_errors(what: str, errors: Sequence[str], shown: int = 3) -> None:
     """Raise one `UserError` for all of `errors`, if any."""
     if errors:
         more = f" (and {len(errors) - shown} more)" if len(errors) > shown else ""
-        raise UserError(f"{what}: " + "; ".join(str(error) for error in errors[:shown]) + more)
+        raise UserError(f"{what}: " + "; ".join(errors[:shown]) + more)
 
 
 def _start(task: Callable[[Any], Any], parent: int) -> None:

@@ -11,6 +11,7 @@ from mcl_clip.shards.labels import ShardLabels
 from mcl_clip.shards.manifest import Manifest
 from mcl_clip.shards.offsets import ORIGIN_SCHEMA, column, map_rows, write_rows
 from mcl_clip.shards.reader import ShardRows
+from mcl_clip.world import appears
 
 
 def unit_path(work: Path, unit: int) -> Path:
@@ -50,7 +51,7 @@ class WriteUnit:
 
 def count_units(work: Path, units: int) -> tuple[list[str], np.ndarray, int]:
     """(label paths in order, counts int32 [units, labels], samples left out) over all unit files."""
-    facts = [map_rows(unit_path(work, unit))[1] for unit in range(units)]
+    facts = [map_rows(appears(unit_path(work, unit)))[1] for unit in range(units)]
     names = sorted({name for fact in facts for name in fact["labels"]}, key=label_order)
     index_of = {name: index for index, name in enumerate(names)}
     counts = np.zeros((units, len(names)), np.int32)

@@ -14,7 +14,7 @@ def bucket(job: Job, stage: int) -> Manifest:
     path = job.recipe.stages[stage].labels
     clusters = [job.directory.clusters(earlier) for earlier in range(stage)]
     labels: ShardLabels = UserLabels(path) if path else PseudoLabels(clusters)
-    if not (out / "manifest.json").exists():
+    if job.ranks.is_first and not (out / "manifest.json").exists():
         log.info(f"stage {stage}: bucketing")
     return write_buckets(
         job.source,
@@ -23,8 +23,6 @@ def bucket(job: Job, stage: int) -> Manifest:
         index_only=data.index_only,
         shard_size=data.shard_size,
         workers=max(data.workers, 1),
-        rank=job.ranks.rank,
-        world_size=job.ranks.world_size,
-        barrier=job.ranks.barrier,
+        world=job.ranks,
         progress=job.ranks.is_first,
     )

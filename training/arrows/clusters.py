@@ -15,7 +15,7 @@ def cluster(job: Job, stage: int) -> None:
     recipe, out = job.recipe, job.directory.clusters(stage)
     if all(later.labels for later in recipe.stages[stage + 1 :]):
         return
-    if not (out / "clusters.json").exists():
+    if job.ranks.is_first and not (out / "clusters.json").exists():
         log.info(f"stage {stage}: clustering")
     try:
         cluster_stage(
@@ -32,9 +32,7 @@ def cluster(job: Job, stage: int) -> None:
             keep_features=recipe.clustering.keep_features,
             workers=recipe.data.workers,
             device=str(job.ranks.device),
-            rank=job.ranks.rank,
-            world_size=job.ranks.world_size,
-            barrier=job.ranks.barrier,
+            world=job.ranks,
             progress=job.ranks.is_first,
         )
     except UserError:

@@ -10,6 +10,7 @@ from mcl_clip.loading.augment import train_transform
 from mcl_clip.loading.loader import GlobalBatchLoader
 from mcl_clip.models.stage_model import model_hash
 from mcl_clip.shards.manifest import Manifest
+from mcl_clip.world import appears
 from training.arrows.job import Job
 from training.arrows.stage import StageTraining, save_built
 from training.build import BuiltModel, base_weights, build_base, build_from_stage, check_locks, scratch_seed
@@ -23,7 +24,7 @@ def train(job: Job, stage: int, data: Manifest) -> None:
     weights = job.ranks.share(partial(_first_weights, job, stage))
     made_from = {"data": "none" if keep else data.hash, "weights": weights}
     model = job.directory.model(stage)
-    if is_finished(model, made_from):
+    if job.ranks.share(partial(is_finished, model, made_from)):
         log.info(f"stage {stage}: finished before, {model}")
         return
     built = _build(job, stage)
@@ -68,7 +69,8 @@ def _build(job: Job, stage: int) -> BuiltModel:
     if stage == 0:
         return build_base(job.recipe.model, precision, seed, device)
     fresh = scratch_seed(seed, stage) if job.recipe.stages[stage].init == "scratch" else None
-    return build_from_stage(_init_directory(job, stage), precision, device, fresh)
+    start = appears(_init_directory(job, stage) / "open_clip_config.json").parent
+    return build_from_stage(start, precision, device, fresh)
 
 
 def _loader(job: Job, stage: int, data: Manifest, built: BuiltModel) -> GlobalBatchLoader:

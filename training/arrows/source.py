@@ -33,7 +33,7 @@ def open_or_index(
 
     Raises `UserError` for a `caption_key` that an index was not made with, and what `index_sources` raises.
     """
-    ready = manifest_directory(spec)
+    ready = ranks.share(lambda: str(manifest_directory(spec) or ""))
     if not ready:
         return index(spec, directory, ranks, caption_key=caption_key, workers=workers, flag=flag)
     manifest = Manifest.load(ready)
@@ -56,13 +56,11 @@ def index(
 ) -> Manifest:
     """Index the tars that `spec` names into `directory`, or find that done."""
     return index_sources(
-        expand_sources(spec, flag),
+        ranks.share(lambda: expand_sources(spec, flag)),
         directory,
         workers=max(workers, 1),
         caption_key=caption_key,
-        rank=ranks.rank,
-        world_size=ranks.world_size,
-        barrier=ranks.barrier,
+        world=ranks,
         progress=ranks.is_first,
     )
 

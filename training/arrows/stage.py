@@ -11,6 +11,7 @@ from tqdm import tqdm
 from mcl_clip.loading.loader import GlobalBatchLoader, MicroBatch
 from mcl_clip.models.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
 from mcl_clip.models.stage_model import save_stage_model
+from mcl_clip.world import appears
 from training.agreement import Agreement
 from training.build import BuiltModel, lock, seeded, wrap
 from training.health import LossGuard, check_weights
@@ -208,10 +209,11 @@ class StageTraining:
         self.saved_at = time.monotonic()
 
     def _resume(self) -> int:
-        """Load the newest checkpoint, if any; returns the step to go on with."""
-        path = latest_checkpoint(self.checkpoints)
-        if path is None:
+        """Load the newest checkpoint that the first rank sees, if any; returns the step to go on with."""
+        newest = self.ranks.share(lambda: str(latest_checkpoint(self.checkpoints) or ""))
+        if not newest:
             return 0
+        path = appears(newest)
         state = load_checkpoint(path)
         refuse_foreign(path, state["made_from"], self.made_from)
         self.core.load_state_dict(state["model"])
