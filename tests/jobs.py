@@ -37,11 +37,16 @@ def start(
     return process
 
 
+def patience(seconds: float) -> float:
+    """So many seconds on a machine to itself; longer by as many processes as there are to each core."""
+    return seconds * max(1.0, 2 * os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
 def run_job(
     arguments: Sequence[str],
     log: Path,
     world_size: int = 1,
-    timeout: float = 240,
+    timeout: float = 900,
     before: Callable[[int], None] | None = None,
 ) -> list[int]:
     """Run a job of several ranks to its end; exit statuses by rank, negative for a signal."""
@@ -52,7 +57,7 @@ def run_job(
     return [finish(process, timeout) for process in ranks]
 
 
-def finish(process, timeout: float = 240) -> int:
+def finish(process, timeout: float = 900) -> int:
     """Wait for a process; its exit status, negative for a signal."""
     process.join(timeout)
     if process.is_alive():
@@ -61,7 +66,7 @@ def finish(process, timeout: float = 240) -> int:
     return process.exitcode
 
 
-def wait_for(condition: Callable[[], bool], timeout: float = 120) -> None:
+def wait_for(condition: Callable[[], bool], timeout: float = 600) -> None:
     """Poll until `condition()`."""
     deadline = time.monotonic() + timeout
     while not condition():

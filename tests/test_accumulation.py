@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from mcl_clip.loss import MCLClipLoss, MCLSigLipLoss
 from mcl_clip.loss.accumulation import accumulated_backward
 from mcl_clip.plan.segments import SegmentLayout
-from tests.distributed import run_ranks
+from tests.distributed import once, run_ranks
 from tests.tiny_models import tiny_model
 
 SIZE, LAYOUT = 16, SegmentLayout((5, 6, 1, 4))
@@ -202,7 +202,7 @@ LOSSES = {
 }
 
 
-@functools.cache
+@once
 def parallel_results():
     return run_ranks(parallel, 2)
 

@@ -1,6 +1,5 @@
 """N ranks against one, and against open_clip in the same mode, in real gloo processes."""
 
-import functools
 import warnings
 from unittest import mock
 
@@ -11,7 +10,7 @@ from open_clip.loss import ClipLoss, SigLipLoss
 from mcl_clip.loss import MCLClipLoss, MCLSigLipLoss, gather, loss_by_label
 from mcl_clip.loss.statistics import identical_caption_share
 from mcl_clip.plan.segments import SegmentLayout
-from tests.distributed import run_ranks
+from tests.distributed import once, run_ranks
 from tests.slow_losses import (
     clip_by_loops,
     features,
@@ -97,7 +96,7 @@ def every_case(rank: int, world_size: int) -> dict:
 LABELS = torch.tensor([3, 0, 0, 8, 3, 3, 0, 8, 1, 3, 3, 0, 0, 8, 3, 0])
 
 
-@functools.cache
+@once
 def results(world_size: int) -> list[dict]:
     return run_ranks(every_case, world_size)
 

@@ -125,3 +125,21 @@ def test_torchrun_shares_the_work(data, capsys):
     assert run(capsys, "bucket", *common, "--output", folder / "alone")[0] == 0
     assert torchrun("bucket", *common, "--output", folder / "shared").returncode == 0
     assert Manifest.load(folder / "shared").hash == Manifest.load(folder / "alone").hash
+
+
+def test_tasks_of_srun_are_ranks_of_one_job_and_a_script_of_sbatch_is_one_process(data, capsys):
+    folder, _ = data
+    command = [sys.executable, "-m", "training.shards", "index", "--train-data", f"{folder}/data"]
+    script = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_NTASKS": "2", "SLURM_JOB_NODELIST": "127.0.0.1"}
+    step = script | {"SLURM_STEP_ID": "1", "SLURM_STEP_NUM_TASKS": "2"}
+    places = [("srun", step | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)}) for rank in range(2)]
+    ended = [
+        subprocess.Popen(
+            [*command, "--output", folder / name], cwd=ROOT, env=os.environ | place, stdout=subprocess.PIPE, text=True
+        )
+        for name, place in [*places, ("sbatch", script | {"SLURM_PROCID": "0"})]
+    ]
+    said = [process.communicate(timeout=300)[0] for process in ended]
+    assert [process.returncode for process in ended] == [0, 0, 0]
+    assert ["17 samples in 3 shards" in line for line in said] == [True, False, True], "the first rank alone speaks"
+    assert (folder / "srun/manifest.json").read_text() == (folder / "sbatch/manifest.json").read_text()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.jobs import finish, run_job, start, wait_for
+from tests.jobs import finish, patience, run_job, start, wait_for
 from tests.tiny_runs import command, fingerprint, losses, metrics
 from training import health, preemption
 from training.arrows import buckets
@@ -26,9 +26,11 @@ def split(directory, *arguments, batch_size, name="run"):
 
 
 def under_slurm(rank):
-    """The place of a rank as srun tells it, not torchrun."""
-    for ours, theirs in (("RANK", "PROCID"), ("LOCAL_RANK", "LOCALID"), ("WORLD_SIZE", "NTASKS")):
+    """The place of a rank as srun tells it, which says nothing of an address or a port."""
+    for ours, theirs in (("RANK", "PROCID"), ("LOCAL_RANK", "LOCALID"), ("WORLD_SIZE", "STEP_NUM_TASKS")):
         os.environ[f"SLURM_{theirs}"] = os.environ.pop(ours)
+    os.environ |= {"SLURM_JOB_ID": os.environ.pop("MASTER_PORT"), "SLURM_STEP_ID": "0"}
+    os.environ |= {"SLURM_STEP_NODELIST": os.environ.pop("MASTER_ADDR")}
 
 
 @pytest.mark.parametrize(
@@ -60,8 +62,8 @@ def test_three_ranks_ended_by_sigterm_go_on_with_the_same_bits(tmp_path):
     for rank in ranks:
         rank.terminate()
     statuses = [finish(rank) for rank in ranks]
-    assert statuses == [preemption.STATUS] * 3 and time.monotonic() - begun < 30, log.read_text()
-    assert log.read_text().count("ended by SIGTERM") == 1
+    assert statuses == [preemption.STATUS] * 3 and time.monotonic() - begun < patience(30), log.read_text()
+    assert log.read_text().count("ended by a signal") == 1
     assert run_job(arguments, log, 3) == [0, 0, 0], log.read_text()
     mine = {name: value for name, value in fingerprint(stopped).items() if not name.startswith("fused/stages")}
     assert mine.items() <= fingerprint(whole).items()
@@ -71,7 +73,7 @@ def test_three_ranks_ended_by_sigterm_go_on_with_the_same_bits(tmp_path):
 @pytest.mark.parametrize("flags", [["--lock-text"], ["--mcl-clusters", "121"]], ids=["every rank", "the first"])
 def test_a_user_error_is_said_once_and_ends_all_ranks(tmp_path, flags):
     log = tmp_path / "log"
-    assert run_job(split(tmp_path, *flags, batch_size=12), log, 2, timeout=60) == [2, 2], log.read_text()
+    assert run_job(split(tmp_path, *flags, batch_size=12), log, 2) == [2, 2], log.read_text()
     assert log.read_text().count("error: ") == 1 and "Traceback" not in log.read_text()
     assert not (tmp_path / "runs/run").exists()
 
@@ -110,8 +112,8 @@ def fail_between_steps(rank):
 def test_a_rank_that_fails_tells_why_and_no_other_waits(tmp_path, before):
     log = tmp_path / "log"
     begun = time.monotonic()
-    assert run_job(split(tmp_path, batch_size=12), log, 2, timeout=60, before=before) == [1, 1]
-    assert time.monotonic() - begun < 60
+    assert run_job(split(tmp_path, batch_size=12), log, 2, before=before) == [1, 1]
+    assert time.monotonic() - begun < patience(60)
     shown = log.read_text()
     assert shown.count("Traceback") == 1 and "KeyError: 'a bug'" in shown
     assert "rank 0 ends: rank 1 failed" in shown
@@ -120,7 +122,7 @@ def test_a_rank_that_fails_tells_why_and_no_other_waits(tmp_path, before):
 def test_a_loss_that_is_no_number_on_one_rank_ends_all_with_its_step_and_keys(tmp_path):
     log = tmp_path / "log"
     arguments = split(tmp_path, "--local-loss", batch_size=12)
-    assert run_job(arguments, log, 2, timeout=60, before=lose_a_loss) == [health.STATUS] * 2, log.read_text()
+    assert run_job(arguments, log, 2, before=lose_a_loss) == [health.STATUS] * 2, log.read_text()
     shown = log.read_text()
     assert "Traceback" not in shown and shown.count("error: ") == 1 and "step 3: the loss is inf" in shown
     keys = json.loads((tmp_path / "runs/run/stage_0/non_finite_rank_1.json").read_text())["keys"]

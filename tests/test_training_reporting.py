@@ -53,10 +53,10 @@ def test_tensorboard_has_a_run_of_each_stage_without_what_a_kill_undid(tmp_path)
     recipe = make("--report-to", "tensorboard", "--logs", str(tmp_path))
     for start in (0, 3):
         trackers = Trackers(recipe, {})
-        trackers.begin(0, start)
+        trackers.begin("stage_0", start)
         for step in range(start, 6):
             trackers.write({"loss": float(step + start), "stage": "0"}, step)
-        trackers.begin(1, 0)
+        trackers.begin("stage_1", 0)
         trackers.write({"loss": 9.0}, 0, prefix="val/")
         trackers.close()
     events = EventAccumulator(str(tmp_path / "run/tensorboard/stage_0")).Reload()
@@ -78,7 +78,7 @@ def test_weights_and_biases_resumes_the_run_of_that_name(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", fake)
     recipe = make("--report-to", "wandb", "--logs", str(tmp_path), "--wandb-project-name", "p", "--wandb-notes", "n")
     trackers = Trackers(recipe, {"seed": 0})
-    trackers.begin(2, 5)
+    trackers.begin("stage_2", 5)
     trackers.write({"loss": 1.5}, 5)
     trackers.close()
     settings = told[0]

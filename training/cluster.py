@@ -13,6 +13,7 @@ from mcl_clip.clustering.encoder import AUTOCAST, TOWERS
 from mcl_clip.clustering.information import agreement
 from mcl_clip.clustering.stage import cluster_stage
 from mcl_clip.errors import UserError
+from mcl_clip.launch import take_slurm
 from training.arrows.source import open_or_index
 from training.ranks import Ranks, join, leave
 
@@ -20,6 +21,7 @@ from training.ranks import Ranks, join, leave
 def main(arguments: Sequence[str] | None = None) -> int:
     """Cluster one stage and print what came out; exit status 2 for a mistake in flags or input."""
     options = _parser().parse_args(arguments)
+    take_slurm()
     ranks: Ranks | None = None
     try:
         _check_device(options.device)

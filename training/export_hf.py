@@ -7,9 +7,11 @@ from mcl_clip.fusion.files import load_fused
 from mcl_clip.fusion.hub_export import export_hf
 from mcl_clip.fusion.load import fuse, fused_directory
 from mcl_clip.fusion.output import check_output
+from mcl_clip.launch import one_process
 
 
 @exit_on_user_error
+@one_process
 def main(arguments: list[str] | None = None) -> int:
     """Write the directory."""
     parser = argparse.ArgumentParser(

@@ -12,9 +12,11 @@ from mcl_clip.fusion.combine import FUSIONS
 from mcl_clip.fusion.files import extract_stage, save_fused
 from mcl_clip.fusion.load import fuse
 from mcl_clip.fusion.output import check_output
+from mcl_clip.launch import one_process
 
 
 @exit_on_user_error
+@one_process
 def main(arguments: list[str] | None = None) -> int:
     """Fuse stages, or take a fused model apart."""
     options = _parser().parse_args(arguments)

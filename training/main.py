@@ -10,6 +10,7 @@ from datetime import datetime
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from mcl_clip.errors import UserError
+from mcl_clip.launch import take_slurm
 from training import health, preemption
 from training.pipeline import run
 from training.ranks import RankLost, Ranks, join, leave
@@ -20,9 +21,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status.
 
     0: all done. 1: another rank failed, which says why. 2: a mistake in flags or input, or a full disk. 3: the loss
-    became NaN or infinite. 75: ended by SIGTERM, everything saved; the same command goes on. May be called several
-    times in one process.
+    became NaN or infinite. 75: ended by SIGTERM or SIGUSR1, everything saved; the same command goes on. May be
+    called several times in one process.
     """
+    take_slurm()
     ranks: Ranks | None = None
     try:
         flags, overrides = parse_recipe(sys.argv[1:] if arguments is None else arguments)
@@ -47,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return health.STATUS
     except preemption.Preempted:
         if ranks is None or ranks.is_first:
-            _say("ended by SIGTERM; everything is saved, the same command goes on from here")
+            _say("ended by a signal; everything is saved, the same command goes on from here")
         return preemption.STATUS
     except RankLost as error:
         return _follow(error)
@@ -87,7 +89,7 @@ def _default_name(flags) -> str:
 
 
 def _env_rank() -> int:
-    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
+    return int(os.environ.get("RANK", "0"))
 
 
 def _say(line: str) -> None:

@@ -1,4 +1,4 @@
-"""SIGTERM: the step in progress is finished and saved, then the worker ends with a status of its own."""
+"""SIGTERM or SIGUSR1: the step in progress is finished and saved, then the worker ends with a status of its own."""
 
 import contextlib
 import os
@@ -7,8 +7,10 @@ import threading
 import time
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
 STATUS = 75  # EX_TEMPFAIL: everything is saved, run the same command again
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # SLURM's --signal=USR1@120 comes before its time is up
 
 
 class Preempted(BaseException):
@@ -16,7 +18,7 @@ class Preempted(BaseException):
 
 
 class Preemption(contextlib.AbstractContextManager):
-    """Listens for SIGTERM while it is entered (in the main thread; elsewhere it hears nothing).
+    """Listens for `SIGNALS` while it is entered (in the main thread; elsewhere it hears nothing).
 
     Outside `deferred` the signal raises `Preempted` at once, which is safe because every artifact is whole or absent.
     It is raised once only: what is saved on the way out is not disturbed by a second signal.
@@ -26,17 +28,16 @@ class Preemption(contextlib.AbstractContextManager):
         self.requested = False
         self._deferred = False
         self._owner = os.getpid()
-        self._before: signal.Handlers | object = None
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Preemption":
-        self._listening = threading.current_thread() is threading.main_thread()
-        if self._listening:
-            self._before = signal.signal(signal.SIGTERM, self._receive)
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._receive) for number in SIGNALS}
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._listening:
-            signal.signal(signal.SIGTERM, self._before)  # type: ignore[arg-type]
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
@@ -54,7 +55,7 @@ class Preemption(contextlib.AbstractContextManager):
 
     @contextlib.contextmanager
     def excusing_workers(self) -> Iterator[None]:
-        """Around work with processes of its own, which hear the same SIGTERM: that they die of it is no failure."""
+        """Around work with processes of its own, which hear the same signal: that they die of it is no failure."""
         try:
             yield
         except RuntimeError:
@@ -73,8 +74,8 @@ class Preemption(contextlib.AbstractContextManager):
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._owner:  # a forked helper process: it has nothing to save
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
             return
         first, self.requested = not self.requested, True
         if first and not self._deferred:

@@ -81,7 +81,7 @@ class Trackers:
         self._directory = recipe.run_directory / "tensorboard" if "tensorboard" in wanted else None
         self._board: Any = None
         self._wandb: Any = None
-        self._stage = 0
+        self._name = "stage_0"
         if self._directory and importlib.util.find_spec("tensorboard") is None:
             raise UserError("--report-to tensorboard: it is not installed; pip install tensorboard")
         if "wandb" in wanted:
@@ -100,16 +100,16 @@ class Trackers:
                 config=dict(settings),
             )
 
-    def begin(self, stage: int, step: int) -> None:
-        """A stage starts, or goes on, at `step`: TensorBoard then hides what a killed run had told from there on."""
-        self._stage = stage
+    def begin(self, name: str, step: int) -> None:
+        """`name`, a stage say, starts or goes on at `step`: TensorBoard hides what a killed run told from there on."""
+        self._name = name
         if self._directory:
             from torch.utils.tensorboard import SummaryWriter
 
             self.close_board()
-            self._board = SummaryWriter(str(self._directory / f"stage_{stage}"), purge_step=step)
+            self._board = SummaryWriter(str(self._directory / name), purge_step=step)
         if self._wandb is not None:
-            self._wandb.define_metric(f"stage_{stage}/*", step_metric=f"stage_{stage}/step")
+            self._wandb.define_metric(f"{name}/*", step_metric=f"{name}/step")
 
     def write(self, row: Mapping[str, Any], step: int, prefix: str = "") -> None:
         """Record the numbers of `row` at a step of the stage that was begun last."""
@@ -118,8 +118,8 @@ class Trackers:
             for name, value in numbers.items():
                 self._board.add_scalar(name, value, step)
         if self._wandb is not None:
-            named = {f"stage_{self._stage}/{name}": value for name, value in numbers.items()}
-            self._wandb.log({**named, f"stage_{self._stage}/step": step})
+            told = {f"{self._name}/{name}": value for name, value in numbers.items()}
+            self._wandb.log({**told, f"{self._name}/step": step})
 
     def close_board(self) -> None:
         """Write out what TensorBoard's writer buffers."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mcl_clip.clustering.pseudo_labels import PseudoLabels, UserLabels
 from mcl_clip.errors import UserError
+from mcl_clip.launch import one_process, take_slurm
 from mcl_clip.shards.buckets import write_buckets
 from mcl_clip.shards.labels import ShardLabels
 from mcl_clip.shards.manifest import Manifest
@@ -19,19 +20,19 @@ from training.ranks import Ranks, join, leave
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one of the subcommands, `pack`, `index` and `bucket` also under torchrun.
+    """Run one of the subcommands, `pack`, `index` and `bucket` also under torchrun and srun.
 
     Exit status 2 for a mistake in flags or input, 1 when `verify` finds a problem.
     """
     options = _parser().parse_args(arguments)
+    take_slurm()
     ranks = Ranks()
     try:
-        if options.workers < 0:
-            raise UserError(f"--workers {options.workers}: give 1 or more processes")
         if options.command == "verify":
-            return _verify(options)
+            return one_process(_verify)(options)
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             ranks = join("cpu", "gloo", None, False)
+        _check_workers(options)
         line = {"index": _index, "bucket": _bucket, "pack": run_pack}[options.command](options, ranks)
         if ranks.is_first:
             print(line)
@@ -42,6 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         ranks.told()
         return 2
+
+
+def _check_workers(options: argparse.Namespace) -> None:
+    if options.workers < 0:
+        raise UserError(f"--workers {options.workers}: give 1 or more processes")
 
 
 def _index(options: argparse.Namespace, ranks: Ranks) -> str:
@@ -84,6 +90,7 @@ def _source(options: argparse.Namespace, ranks: Ranks) -> Manifest:
 
 
 def _verify(options: argparse.Namespace) -> int:
+    _check_workers(options)
     sound = True
     for directory in options.directories:
         problems = verify(directory, workers=options.workers, progress=True)

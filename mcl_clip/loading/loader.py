@@ -96,7 +96,7 @@ class GlobalBatchLoader:
             num_workers=workers,
             persistent_workers=workers > 0,
             prefetch_factor=2 if workers else None,
-            worker_init_fn=_ignore_sigterm,
+            worker_init_fn=_ignore_preemption,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator().manual_seed(0),  # or it would draw from the global one
         )
@@ -185,13 +185,14 @@ _MENDS = {
 }
 
 
-def _ignore_sigterm(_: int) -> None:
+def _ignore_preemption(_: int) -> None:
     """Pre-emption signals the whole process group, but the step in progress still needs its readers.
 
     A reader that dies makes PyTorch raise in its parent wherever that is, in an optimizer step or a save too. The
     loader ends its readers itself, and they end when their parent does.
     """
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _end_readers(loader: DataLoader) -> None:

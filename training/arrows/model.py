@@ -12,7 +12,9 @@ from mcl_clip.models.stage_model import model_hash
 from mcl_clip.shards.manifest import Manifest
 from mcl_clip.world import appears
 from training.arrows.job import Job
-from training.arrows.stage import StageTraining, save_built
+from training.arrows.saving import save_built
+from training.arrows.scores import score_once
+from training.arrows.stage import StageTraining
 from training.build import BuiltModel, base_weights, build_base, build_from_stage, check_locks, scratch_seed
 from training.reporting import log
 from training.run_directory import is_finished
@@ -26,17 +28,21 @@ def train(job: Job, stage: int, data: Manifest) -> None:
     model = job.directory.model(stage)
     if job.ranks.share(partial(is_finished, model, made_from)):
         log.info(f"stage {stage}: finished before, {model}")
-        return
-    built = _build(job, stage)
-    if stage == 0:
-        check_locks(built.model, job.recipe.stages)
+    else:
+        built = _build(job, stage)
+        if stage == 0:
+            check_locks(built.model, job.recipe.stages)
+        if keep:
+            job.ranks.on_first(partial(save_built, built, model, 0, made_from))
+            log.info(f"stage 0: kept as it is pretrained, {model}")
+        else:
+            _train(job, stage, data, built, made_from)
+            log.info(f"stage {stage}: finished, {model}")
+        del built
+        gc.collect()  # ends the loader's processes before the next arrow starts its own
     if keep:
-        job.ranks.on_first(partial(save_built, built, model, 0, made_from))
-        log.info(f"stage 0: kept as it is pretrained, {model}")
-        return
-    _train(job, stage, data, built, made_from)
-    log.info(f"stage {stage}: finished, {model}")
-    gc.collect()  # ends the loader's processes before the next arrow starts its own
+        open_kept = partial(build_from_stage, model, job.recipe.optimization.precision, job.ranks.device)
+        score_once(job, "stage_0", job.directory.stage(0) / "validation.jsonl", {"stage": 0, "epoch": 0}, open_kept)
 
 
 def _train(job: Job, stage: int, data: Manifest, built: BuiltModel, made_from: Mapping[str, Any]) -> None:

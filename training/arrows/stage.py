@@ -1,6 +1,5 @@
 """Training of one stage, from its first weights or its last checkpoint to its finished model."""
 
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +9,9 @@ from tqdm import tqdm
 
 from mcl_clip.loading.loader import GlobalBatchLoader, MicroBatch
 from mcl_clip.models.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
-from mcl_clip.models.stage_model import save_stage_model
 from mcl_clip.world import appears
 from training.agreement import Agreement
+from training.arrows.saving import SaveClock, save_built
 from training.build import BuiltModel, lock, seeded, wrap
 from training.health import LossGuard, check_weights
 from training.losses import make_loss
@@ -63,14 +62,14 @@ class StageTraining:
     def run(self) -> None:
         """Train to the end and write the model. Raises `Preempted` after saving, `NonFiniteLoss`, `UserError`."""
         self.next_step = self._resume()
-        self.saved_at = time.monotonic()
+        self.clock = SaveClock(self.recipe.saving)
         self.guard = LossGuard(self.directory, self.stage, self.ranks.rank, self.ranks.device)
         self.window = Window(self.recipe, self.stage, self.steps_per_epoch, self.total, self.ranks, self.next_step)
         if self.ranks.is_first:
             self.metrics = MetricsFile(self.directory / "metrics.jsonl", lambda row: row["step"] < self.next_step)
             completed = self.next_step // self.steps_per_epoch
             self.scores = MetricsFile(self.directory / "validation.jsonl", lambda row: row["epoch"] <= completed)
-            self.trackers.begin(self.stage, self.next_step)
+            self.trackers.begin(f"stage_{self.stage}", self.next_step)
         self._log_start()
         step = self._training_step()
         agreement = Agreement(self.ranks)
@@ -129,7 +128,7 @@ class StageTraining:
                 self._validate()
             if self.next_step == self.total:
                 return
-            if self._save_is_due(epoch_ends, epoch + 1):
+            if self.clock.is_due(self.next_step, epoch + 1 if epoch_ends else None):
                 self._save()
             self.window.wait_begins()
 
@@ -182,13 +181,6 @@ class StageTraining:
         self.trackers.write(row, self.next_step, prefix="val/")
         self.scores.write({"stage": self.stage, "epoch": completed, **row})
 
-    def _save_is_due(self, epoch_ends: bool, completed: int) -> bool:
-        saving = self.recipe.saving
-        by_epoch = epoch_ends and saving.save_frequency > 0 and completed % saving.save_frequency == 0
-        by_step = saving.save_steps > 0 and self.next_step % saving.save_steps == 0
-        by_time = saving.save_minutes > 0 and time.monotonic() - self.saved_at > 60 * saving.save_minutes
-        return by_epoch or by_step or by_time
-
     def _save(self) -> None:
         """Weights and optimizer are the same on all ranks, so the first one saves alone and needs no agreement."""
         self.guard.check()
@@ -206,7 +198,7 @@ class StageTraining:
             }
             save_checkpoint(self.checkpoints, self.next_step, state, keep=self.recipe.saving.keep_checkpoints)
             log.info(f"stage {self.stage}: checkpoint after {self.next_step} of {self.total} steps")
-        self.saved_at = time.monotonic()
+        self.clock.saved()
 
     def _resume(self) -> int:
         """Load the newest checkpoint that the first rank sees, if any; returns the step to go on with."""
@@ -239,15 +231,3 @@ class StageTraining:
             check_weights(self.core, self.stage, self.next_step)
             save_built(self.built, self.directory / "model", self.stage, self.made_from)
         self.ranks.barrier()
-
-
-def save_built(built: BuiltModel, directory: Path, stage: int, made_from: Mapping[str, Any]) -> None:
-    """Write a stage's model with the record of what it is made of."""
-    save_stage_model(
-        built.model,
-        directory,
-        model_cfg=built.model_cfg,
-        preprocess_cfg=built.preprocess_cfg,
-        tokenizer=built.tokenizer,
-        extra={"stage": stage, "made_from": dict(made_from)},
-    )
