@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import open_clip
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
 import mcl_clip
 from mcl_clip.models.stage_model import load_stage_model, model_hash
@@ -340,6 +342,24 @@ class TestBadInput:
         (finished / "runs/other/thesis.tex").write_text("mine")
         assert "thesis.tex" in fails(capfd, command(finished, "--name", "other"))
         assert fingerprint(finished) == before
+
+    def test_more_epochs_are_refused_with_advice_that_works(self, tmp_path, capfd):
+        arguments = command(tmp_path, "--mcl-stages", "1", "--epochs", "1")
+        assert main(arguments) == 0
+        line = fails(capfd, [*arguments, "--epochs", "2"])
+        advice = f"--mcl-base train --model local-dir:{tmp_path}/runs/run/stage_0/model"
+        assert "stages.0.epochs 1 -> 2" in line and advice in line
+        assert main([*arguments, *advice.split(), "--mcl-stages", "0", "--name", "on", "--lr", "1e-9"]) == 0
+        before, after = (
+            load_file(tmp_path / f"runs/{name}/stage_0/model/open_clip_model.safetensors") for name in ("run", "on")
+        )
+        assert all(torch.allclose(after[name], tensor, atol=1e-6) for name, tensor in before.items())
+        (tmp_path / "c.yaml").write_text("stages: {1: {epochs: 2}}")
+        longer = [*arguments, "--config", f"{tmp_path}/c.yaml"]
+        assert f"delete {tmp_path}/runs/run/stage_1" in fails(capfd, longer)
+        shutil.rmtree(tmp_path / "runs/run/stage_1")
+        assert main(longer) == 0
+        assert len(losses(tmp_path, 1)) == 2 * len(losses(tmp_path, 0))
 
     def test_more_clusters_than_samples(self, tmp_path, capfd):
         line = fails(capfd, command(tmp_path, "--mcl-stages", "1", "--mcl-clusters", "121"))

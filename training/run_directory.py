@@ -4,11 +4,12 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
@@ -163,6 +164,9 @@ def _check_owner(run: RunDirectory, recipe: Recipe) -> None:
             f"{run.recipe} cannot be read ({' '.join(str(error).split())}); choose another --name"
         ) from None
     found = list(differences(saved, recipe, run.is_fixed))
+    longer = [match[1] for each in found if (match := re.match(r"stages\.(\d+)\.epochs ", each))]
+    if found and len(longer) == len(found):
+        _refuse_epochs(run, int(longer[0]), found[0])
     if found:
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         raise UserError(
@@ -174,3 +178,15 @@ def _check_owner(run: RunDirectory, recipe: Recipe) -> None:
             f"{run.root} holds a run of {len(saved['stages']) - 1} stages, more than --mcl-stages {recipe.num_stages}; "
             "fuse fewer of them with mcl-fuse, or choose another --name"
         )
+
+
+def _refuse_epochs(run: RunDirectory, stage: int, difference: str) -> NoReturn:
+    """What was trained followed a schedule for its epochs: more of them are another training, and this says which."""
+    if stage == 0:
+        mend = (
+            f"train on from its model in a new run, --name OTHER --mcl-base train --model local-dir:{run.model(0)} "
+            "without --pretrained, or from the start with another --name"
+        )
+    else:
+        mend = f"delete {run.stage(stage)} and the stages after it, which are then trained so, or choose another --name"
+    raise UserError(f"{run.root} was trained with other epochs ({difference}), for which its schedule was made: {mend}")
