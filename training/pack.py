@@ -52,9 +52,7 @@ def run_pack(options: argparse.Namespace, ranks: Ranks) -> str:
         options.output,
         shard_size=options.mcl_shard_size,
         workers=options.workers,
-        rank=ranks.rank,
-        world_size=ranks.world_size,
-        barrier=ranks.barrier,
+        world=ranks,
         progress=True,
     )
     return str(packed)

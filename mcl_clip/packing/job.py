@@ -3,7 +3,7 @@
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from mcl_clip.packing.rows import Source, Unit
 from mcl_clip.packing.writer import SUCCESS, PackShard, shard_name
 from mcl_clip.shards.manifest import make_directory
 from mcl_clip.shards.pool import part_of, run
+from mcl_clip.world import World, appears
 
 COMMIT = "pack.json"
 FORMAT = {"format": "mcl_clip pack", "version": 1}
@@ -48,42 +49,44 @@ def pack(
     *,
     shard_size: int = 1000,
     workers: int = 1,
-    rank: int = 0,
-    world_size: int = 1,
-    barrier: Callable[[], None] = lambda: None,
+    world: World | None = None,
     progress: bool = False,
 ) -> Packed:
     """Write the rows of `source` to `output_dir`, `shard_size` rows a tar, raw bytes as they are.
 
-    Every rank calls this with its own `rank`; `barrier` waits for all. The files depend on the rows and on
+    The ranks of a `world` all call this. The files depend on the rows and on
     `shard_size`, not on ranks, workers or interruptions; a killed run goes on with the shards that are missing.
     Memory: one image and the records of one shard in each process. Raises `UserError` when no row gives a
     sample, and for a directory that holds anything else.
     """
+    world = world or World()
     directory, work = Path(output_dir), Path(output_dir) / "work"
     job = {"source": source.identity, "shard_size": shard_size}
-    if not (directory / COMMIT).exists():
-        if rank == 0:
-            _begin(directory, work, job)
-            if source.parallel and not (work / "units.json").exists():
-                write_json(work / "units.json", list(source.units(shard_size, work)))
-        barrier()
+
+    def is_finished() -> bool:
+        if (directory / COMMIT).exists():
+            shutil.rmtree(work, ignore_errors=True)
+            return True
+        _begin(directory, work, job)
+        if source.parallel and not (work / "units.json").exists():
+            write_json(work / "units.json", list(source.units(shard_size, work)))
+        return False
+
+    if not world.share(is_finished):
         task = PackShard(source, directory, work, shard_size)
-        with tqdm(desc="pack", total=source.total, unit="row", disable=not progress or rank > 0) as bar:
-            for _, facts in _run(source, task, workers, rank, world_size):
-                bar.update(facts["count"] * (world_size if source.parallel else 1))
-        barrier()
-        if rank == 0:
-            _commit(directory, work, job)
-        barrier()
+        with tqdm(desc="pack", total=source.total, unit="row", disable=not progress or not world.is_first) as bar:
+            for _, facts in _run(source, task, workers, world):
+                bar.update(facts["count"] * (world.world_size if source.parallel else 1))
+        world.barrier()
+        world.share(lambda: _commit(directory, work, job))
     return _finished(directory, job)
 
 
-def _run(source: Source, task: PackShard, workers: int, rank: int, world_size: int) -> Iterator[tuple[Unit, Any]]:
+def _run(source: Source, task: PackShard, workers: int, world: World) -> Iterator[tuple[Unit, Any]]:
     if source.parallel:
-        units = [Unit(shard, rows, tuple(at)) for shard, rows, at in read_json(task.work / "units.json")]
-        yield from run(task, part_of(units, rank, world_size), workers)
-    elif rank == 0:
+        units = [Unit(shard, rows, tuple(at)) for shard, rows, at in read_json(appears(task.work / "units.json"))]
+        yield from run(task, part_of(units, world.rank, world.world_size), workers)
+    elif world.is_first:
         for unit in source.units(task.size, task.work):
             yield unit, task(unit)
 
@@ -95,23 +98,22 @@ def _begin(directory: Path, work: Path, job: dict[str, Any]) -> None:
     if claim.exists():
         _refuse_other(directory, read_json(claim), job)
     elif any(entry.name != "work" for entry in directory.iterdir()):
-        raise UserError(f"{directory} is not empty and holds no tars of mcl-shards pack; choose another --output")
+        raise UserError(f"{directory} is not empty and holds no tars of mcl-shards pack; choose another directory")
     else:
         write_json(claim, job)
 
 
 def _finished(directory: Path, job: dict[str, Any]) -> Packed:
-    commit = read_json(directory / COMMIT)
+    commit = read_json(appears(directory / COMMIT))
     if {name: commit.get(name) for name in FORMAT} != FORMAT:
         raise UserError(f"{directory / COMMIT} is not of {FORMAT}; delete {directory} and pack again")
     _refuse_other(directory, commit["made_from"], job)
-    shutil.rmtree(directory / "work", ignore_errors=True)
     return Packed(directory, commit["shards"], commit["samples"], commit["skipped"], commit["examples"])
 
 
 def _refuse_other(directory: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
     if old != new:
-        what = "--shard-size" if old["source"] == new["source"] else "source, or the source as it was then"
+        what = "--mcl-shard-size" if old["source"] == new["source"] else "source, or the source as it was then"
         raise UserError(f"{directory} is of another {what}; delete it, or write to another place")
 
 
@@ -134,6 +136,7 @@ def _commit(directory: Path, work: Path, job: dict[str, Any]) -> None:
             leftover.unlink()
     told = {"shards": len(shards), "samples": samples, "skipped": packed.skipped, "examples": examples}
     write_json(directory / COMMIT, {**FORMAT, **told, "made_from": job})
+    shutil.rmtree(work, ignore_errors=True)
 
 
 def _add_examples(examples: dict[str, list[str]], path: Path) -> None:

@@ -86,9 +86,7 @@ def packed(spec: str | None, directory: Path, ranks: Ranks, data: DataRecipe, fl
         source,
         directory / "tars",
         workers=max(data.workers, 1),
-        rank=ranks.rank,
-        world_size=ranks.world_size,
-        barrier=ranks.barrier,
+        world=ranks,
         progress=ranks.is_first,
     )
     log.info(f"{flag} packed: {done}")
