@@ -1,4 +1,8 @@
-"""Forward and backward of MCLClipLoss, open_clip's ClipLoss and a masked matrix, by turns: time and peak memory."""
+"""Forward and backward of MCLClipLoss, open_clip's ClipLoss and a masked matrix, by turns: time and peak memory.
+
+Also by turns: segments of unequal against those of equal length, long beside short ones against the two apart, and
+`loss_by_label` against ClipLoss.
+"""
 
 import argparse
 import json
@@ -13,15 +17,16 @@ import torch
 from open_clip.loss import ClipLoss
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from mcl_clip.loss import MCLClipLoss
+from mcl_clip.loss import MCLClipLoss, loss_by_label
 from mcl_clip.plan.segments import SegmentLayout
 
 DIM, SCALE = 512, 1 / 0.07
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print one line: the first point of the grid at the top level, every point in `grid`."""
+    """Print one line: the first point of the grid at the top level, every point in `grid`, other kinds by name."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
@@ -36,6 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.buckets:
         points = [(options.batch, buckets) for buckets in options.buckets]
     rows = [measure(batch, buckets, options) for batch, buckets in points]
+    kinds = {} if options.buckets else {each.__name__: each(options) for each in (ragged, mixed, by_label)}
     machine = {
         "device": torch.cuda.get_device_name() if options.device == "cuda" else options.device,
         "dtype": options.dtype,
@@ -43,29 +49,116 @@ def main(arguments: list[str] | None = None) -> int:
         "torch": torch.__version__,
         "repeats": options.repeats,
     }
-    result = rows[0] | machine | {"grid": rows}
+    result = rows[0] | machine | {"grid": rows} | kinds
     print(json.dumps(result) if options.json else json.dumps(result, indent=2))
     return 0
 
 
 def measure(batch: int, buckets: int, options: argparse.Namespace) -> dict:
     """One point; ms are medians, memory is the allocator's peak less what stood before."""
-    device, dtype = torch.device(options.device), getattr(torch, options.dtype)
     layout = SegmentLayout(tuple((batch * (i + 1)) // buckets - batch * i // buckets for i in range(buckets)))
-    lengths = torch.tensor(layout.lengths)
-    labels = torch.arange(buckets).repeat_interleave(lengths).to(device)
-    generator = torch.Generator().manual_seed(0)
+    inputs, labels = features(batch, options), labels_of(layout, options)
+    ms, peaks, values = by_turns(
+        {
+            "ours": partial(forward_backward, partial(MCLClipLoss(), segments=layout), inputs),
+            "clip_loss": partial(forward_backward, ClipLoss(), inputs),
+            "masked": partial(forward_backward, partial(masked_loss, labels=labels), inputs),
+        },
+        options,
+    )
+    differences = [(a - b).abs().max().item() for a, b in zip(values["ours"], values["masked"], strict=True)]
+    return {
+        "batch": batch,
+        "buckets": buckets,
+        "dim": options.dim,
+        "ms": ms["ours"],
+        "clip_loss_ms": ms["clip_loss"],
+        "masked_ms": ms["masked"],
+        "speedup_vs_clip_loss": round(ms["clip_loss"] / ms["ours"], 3),
+        "speedup_vs_masked": round(ms["masked"] / ms["ours"], 3),
+        "peak_memory_ratio": round(peaks["ours"] / peaks["clip_loss"], 5),
+        "max_abs_diff": max(differences),
+        "peak_mib": {name: round(peak / 2**20, 1) for name, peak in peaks.items()},
+    }
+
+
+def ragged(options: argparse.Namespace) -> dict:
+    """Segments of 16 samples and one more or less, in any order, against as many of 16."""
+    count = options.batch // 16
+    lengths = torch.tensor([15, 17] * (count // 2) + [16] * (count % 2))
+    uneven = SegmentLayout(tuple(lengths[torch.randperm(count, generator=_generator())].tolist()))
+    layouts = {"ragged": uneven, "equal": SegmentLayout((16,) * count)}
+    inputs = features(16 * count, options)
+    steps = {
+        name: partial(forward_backward, partial(MCLClipLoss(), segments=layout), inputs)
+        for name, layout in layouts.items()
+    }
+    ms, peaks, _ = by_turns(steps, options)
+    with _Operations() as operations:
+        steps["ragged"]()
+    return {
+        "segments": count,
+        "operations": operations.count,
+        "ms": ms,
+        "time_vs_equal": round(ms["ragged"] / ms["equal"], 3),
+        "memory_vs_equal": round(peaks["ragged"] / peaks["equal"], 3),
+    }
+
+
+def mixed(options: argparse.Namespace) -> dict:
+    """One segment of half the batch beside segments of 8, against the two apart."""
+    half = options.batch // 2
+    lengths = {"long": (half,), "short": (8,) * (half // 8), "both": (half,) + (8,) * (half // 8)}
+    steps = {}
+    for name, each in lengths.items():
+        loss = partial(MCLClipLoss(), segments=SegmentLayout(each))
+        steps[name] = partial(forward_backward, loss, features(sum(each), options))
+    ms, peaks, _ = by_turns(steps, options)
+    return {
+        "segments": len(lengths["both"]),
+        "ms": ms,
+        "time_vs_sum": round(ms["both"] / (ms["long"] + ms["short"]), 3),
+        "memory_vs_sum": round(peaks["both"] / (peaks["long"] + peaks["short"]), 3),
+    }
+
+
+def by_label(options: argparse.Namespace) -> dict:
+    """`loss_by_label`, a label to 16 samples in any order, against ClipLoss."""
+    labels = torch.randint(options.batch // 16, (options.batch,), generator=_generator()).to(options.device)
+    inputs = features(options.batch, options)
+    steps = {
+        "by_label": partial(
+            forward_backward, lambda image, text, scale: loss_by_label(image, text, labels, scale), inputs
+        ),
+        "clip_loss": partial(forward_backward, ClipLoss(), inputs),
+    }
+    ms, _, _ = by_turns(steps, options)
+    return {
+        "labels": len(labels.unique()),
+        "ms": ms,
+        "speedup_vs_clip_loss": round(ms["clip_loss"] / ms["by_label"], 3),
+    }
+
+
+def features(batch: int, options: argparse.Namespace) -> list[Tensor]:
+    """Image and text features [batch, dim], alike, and a scale: leaves."""
+    generator = _generator()
     text = F.normalize(torch.randn(batch, options.dim, generator=generator), dim=1)
     image = F.normalize(text + 0.1 * torch.randn(batch, options.dim, generator=generator), dim=1)
-    scale = torch.tensor(SCALE)
-    inputs = [each.to(device, dtype).requires_grad_() for each in (image, text)]
-    inputs.append(scale.to(device).requires_grad_())
-    losses: dict[str, Callable[..., Tensor]] = {
-        "ours": partial(MCLClipLoss(), segments=layout),
-        "clip_loss": ClipLoss(),
-        "masked": partial(masked_loss, labels=labels),
-    }
-    steps = {name: partial(forward_backward, loss, inputs) for name, loss in losses.items()}
+    inputs = [each.to(options.device, getattr(torch, options.dtype)).requires_grad_() for each in (image, text)]
+    return [*inputs, torch.tensor(SCALE, device=options.device, requires_grad=True)]
+
+
+def labels_of(layout: SegmentLayout, options: argparse.Namespace) -> Tensor:
+    """The segment of each position."""
+    return torch.arange(len(layout.lengths)).repeat_interleave(torch.tensor(layout.lengths)).to(options.device)
+
+
+def by_turns(
+    steps: dict[str, Callable[[], list[Tensor]]], options: argparse.Namespace
+) -> tuple[dict[str, float], dict[str, int], dict[str, list[Tensor]]]:
+    """Median ms, peak bytes and results of each."""
+    device = torch.device(options.device)
     peaks, values = {}, {}
     for name, step in steps.items():  # also the warm-up
         peaks[name], values[name] = peak_memory(step, device)
@@ -73,21 +166,21 @@ def measure(batch: int, buckets: int, options: argparse.Namespace) -> dict:
     for _ in range(options.repeats):
         for name, step in steps.items():
             times[name].append(milliseconds(step, device))
-    ms = {name: statistics.median(each) for name, each in times.items()}
-    differences = [(a - b).abs().max().item() for a, b in zip(values["ours"], values["masked"], strict=True)]
-    return {
-        "batch": batch,
-        "buckets": buckets,
-        "dim": options.dim,
-        "ms": round(ms["ours"], 3),
-        "clip_loss_ms": round(ms["clip_loss"], 3),
-        "masked_ms": round(ms["masked"], 3),
-        "speedup_vs_clip_loss": round(ms["clip_loss"] / ms["ours"], 3),
-        "speedup_vs_masked": round(ms["masked"] / ms["ours"], 3),
-        "peak_memory_ratio": round(peaks["ours"] / peaks["clip_loss"], 5),
-        "max_abs_diff": max(differences),
-        "peak_mib": {name: round(peak / 2**20, 1) for name, peak in peaks.items()},
-    }
+    return {name: round(statistics.median(each), 3) for name, each in times.items()}, peaks, values
+
+
+class _Operations(TorchDispatchMode):
+    """Counts them."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += 1
+        return function(*args, **(kwargs or {}))
+
+
+def _generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
 
 
 def masked_loss(image: Tensor, text: Tensor, scale: Tensor, labels: Tensor) -> Tensor:

@@ -32,4 +32,12 @@ def test_one_line_with_every_number(capsys):
         assert set(keys.split()) | {"max_abs_diff"} <= row.keys()
         assert row["max_abs_diff"] < 1e-5
         assert row["speedup_vs_clip_loss"] == pytest.approx(row["clip_loss_ms"] / row["ms"], rel=0.05)
+    ragged, mixed, by_label = result["ragged"], result["mixed"], result["by_label"]
+    assert ragged["segments"] == 4 and 0 < ragged["operations"] < 120
+    assert ragged["time_vs_equal"] == pytest.approx(ragged["ms"]["ragged"] / ragged["ms"]["equal"], rel=0.05)
+    assert mixed["segments"] == 1 + 4 and mixed["memory_vs_sum"] > 0
+    apart = mixed["ms"]["long"] + mixed["ms"]["short"]
+    assert mixed["time_vs_sum"] == pytest.approx(mixed["ms"]["both"] / apart, rel=0.05)
+    speedup = by_label["ms"]["clip_loss"] / by_label["ms"]["by_label"]
+    assert by_label["speedup_vs_clip_loss"] == pytest.approx(speedup, rel=0.05) and by_label["labels"] == 4
     assert [(row["batch"], row["buckets"]) for row in result["grid"]] == [(64, 8), (64, 1), (16, 8), (16, 1), (16, 1)]

@@ -9,6 +9,7 @@ from torch import nn
 from mcl_clip.artifacts import write_json
 
 STATUS = 3  # of a worker that stopped on a loss that is no number
+MOST_KEPT = 256  # steps whose keys are kept where log lines are rarer
 
 
 class NonFiniteLoss(RuntimeError):
@@ -16,18 +17,17 @@ class NonFiniteLoss(RuntimeError):
 
 
 class LossGuard:
-    """Checks the losses of recent steps; on an accelerator several at once, so that it never waits for the device."""
+    """Checks the losses of the steps since the last log line, all at once: to read one is to wait for the device."""
 
-    def __init__(self, directory: Path, stage: int, rank: int, device: torch.device) -> None:
+    def __init__(self, directory: Path, stage: int, rank: int) -> None:
         self._directory, self._stage, self._rank = directory, stage, rank
-        self._limit = 1 if device.type == "cpu" else 16
         self._pending: list[tuple[int, torch.Tensor, Sequence[str]]] = []
         self.values: list[float] = []
 
     def add(self, step: int, loss: torch.Tensor, keys: Sequence[str]) -> None:
         """Note the (detached) loss of a step and the keys of this rank's samples in it."""
         self._pending.append((step, loss, keys))
-        if len(self._pending) >= self._limit:
+        if len(self._pending) >= MOST_KEPT:
             self.check()
 
     def check(self) -> None:

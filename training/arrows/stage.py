@@ -63,7 +63,7 @@ class StageTraining:
         """Train to the end and write the model. Raises `Preempted` after saving, `NonFiniteLoss`, `UserError`."""
         self.next_step = self._resume()
         self.clock = SaveClock(self.recipe.saving)
-        self.guard = LossGuard(self.directory, self.stage, self.ranks.rank, self.ranks.device)
+        self.guard = LossGuard(self.directory, self.stage, self.ranks.rank)
         self.window = Window(self.recipe, self.stage, self.steps_per_epoch, self.total, self.ranks, self.next_step)
         if self.ranks.is_first:
             self.metrics = MetricsFile(self.directory / "metrics.jsonl", lambda row: row["step"] < self.next_step)
