@@ -12,7 +12,8 @@ from mcl_clip.loss import MCLClipLoss, MCLSigLipLoss, loss_by_label
 from mcl_clip.plan.segments import SegmentLayout
 from tests.slow_losses import clip_by_loops, features, labels_of, value_and_gradients
 
-lengths = st.lists(st.integers(1, 6), min_size=1, max_size=5)
+# Any, and such as are padded to one length.
+lengths = st.lists(st.integers(1, 6), min_size=1, max_size=5) | st.lists(st.integers(4, 6), min_size=1, max_size=6)
 # One row at a time, a few rows, all at once.
 memories = st.sampled_from([8, 8 * 6 * 2, 1 << 20])
 
@@ -201,6 +202,47 @@ def test_two_backward_passes_add_up():
     torch.testing.assert_close(image.grad, 2 * once)
 
 
+@pytest.mark.parametrize("mask", [False, True], ids=["", "captions"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_unequal_segments_in_every_precision_and_stride(dtype, mask):
+    lengths = (9, 1, 8, 10, 1, 3, 9, 8)
+    image, text = features(sum(lengths), 6, 4, dtype)
+    # Columns of a wider matrix, and a transposed one.
+    strided = torch.cat((image, image), 1)[:, 6:], text.T.contiguous().T
+    assert not any(each.is_contiguous() for each in strided)
+    captions = [i % 5 for i in range(len(image))]
+    scale = scale_of(8.0)
+    ours = MCLClipLoss(mask_identical=mask)(
+        *strided, scale, segments=SegmentLayout(lengths), text_ids=torch.tensor(captions)[:, None]
+    )
+    exact = [each.detach().double().requires_grad_() for each in (image, text, scale)]
+    slow = clip_by_loops(*exact, labels_of(lengths), captions if mask else None)
+    found = value_and_gradients(ours, image, text, scale)
+    assert [each.dtype for each in found[1:]] == [dtype, dtype, torch.float64]
+    rounding = 1e-14 if dtype == torch.float64 else max(torch.finfo(dtype).eps, 2e-6)
+    for mine, reference in zip(found, value_and_gradients(slow, *exact), strict=True):
+        assert (mine - reference).abs().max() <= rounding * reference.abs().max()
+
+
+class Operations(TorchDispatchMode):
+    """How many there were."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += 1
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("form", "bias"), [(MCLClipLoss, ()), (MCLSigLipLoss, (-10.0,))], ids=["softmax", "sigmoid"])
+def test_operations_are_few_for_many_unequal_segments(form, bias):
+    image, text = features(8192, 512, 5, torch.float32)
+    uneven = SegmentLayout((17, 16, 15, 16) * 128)
+    with Operations() as operations:
+        form()(image, text, 9.0, *bias, segments=uneven).backward()
+    assert operations.count <= 600
+
+
 class LargestTensor(TorchDispatchMode):
     """The most elements that any operation gave out."""
 
@@ -233,7 +275,7 @@ def test_no_value_is_read_from_the_device(form, bias):
         image, text = torch.randn(24, 8, requires_grad=True), torch.randn(24, 8, requires_grad=True)
         scale = torch.full((), 10.0, requires_grad=True)
         text_ids = torch.randint(0, 9, (24, 7))
-        layout = SegmentLayout((4, 4, 1, 15))
+        layout = SegmentLayout((4, 5, 1, 14))
         loss = form(mask_identical=True, block_memory=4 * 15 * 2)
         loss(image, text, scale, *bias, segments=layout, text_ids=text_ids).backward()
     assert image.grad.shape == (24, 8) and scale.grad.shape == ()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from open_clip.loss import ClipLoss, SigLipLoss
 
-from mcl_clip.loss import MCLClipLoss, MCLSigLipLoss, gather, loss_by_label
+from mcl_clip.loss import MCLClipLoss, MCLSigLipLoss, blocks, gather, loss_by_label
 from mcl_clip.loss.statistics import identical_caption_share
 from mcl_clip.plan.segments import SegmentLayout
 from tests.distributed import once, run_ranks
@@ -39,6 +39,11 @@ def inputs_of(rank: int, world_size: int, dtype: torch.dtype = torch.float64):
 
 def every_case(rank: int, world_size: int) -> dict:
     """{case: [value, gradients]} of one rank, as numpy."""
+    with mock.patch.object(blocks, "SHORTEST", 0.5):  # small layouts are padded too
+        return cases(rank, world_size)
+
+
+def cases(rank: int, world_size: int) -> dict:
     warnings.simplefilter("ignore", FutureWarning)  # open_clip's own use of torch.distributed.nn
     own, inputs = inputs_of(rank, world_size)
     image, text, scale, bias = inputs
@@ -72,9 +77,17 @@ def every_case(rank: int, world_size: int) -> dict:
             record(("exact", mode, dtype), ClipLoss(**options)(*exact[:3]), *exact[:3])
         record(("ours", "sigmoid", dtype), MCLSigLipLoss(**place)(*rounded), *rounded)
         record(("exact", "sigmoid", dtype), SigLipLoss(**place, dist_impl="gather")(*exact), *exact)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for mode in MODES:
+            strided = image.T.contiguous().T, torch.cat((text, text), 1)[:, DIM:]
+            options = {**dict(zip(("local_loss", "gather_with_grad"), mode, strict=True)), **place}
+            record(("strided", mode), MCLClipLoss(**options)(*strided, scale), *inputs[:3])
+        record("gathered", weighted(gather.gather_with_gradient(image, world_size)), image)
     if GLOO_SCATTERS:
         with mock.patch.object(gather, "scatters_sums", return_value=True):
             record("reduce-scatter", MCLSigLipLoss(**place)(*inputs), *inputs)
+            record("gathered, scattered", weighted(gather.gather_with_gradient(image, world_size)), image)
     for lengths in LAYOUTS:
         layout = SegmentLayout(lengths)
         ours = MCLSigLipLoss(**place, block_memory=8 * 20)(*inputs, segments=layout)
@@ -91,6 +104,14 @@ def every_case(rank: int, world_size: int) -> dict:
         ours = loss_by_label(image, text, labels, scale, bias, loss=loss)
         record(("by label", name), ours, *inputs)
     return results
+
+
+WEIGHTS = torch.arange(SIZE * DIM, dtype=torch.float64).view(DIM, SIZE)
+
+
+def weighted(gathered: torch.Tensor) -> torch.Tensor:
+    """A sum whose gradient comes back transposed."""
+    return (gathered.T * WEIGHTS).sum()
 
 
 LABELS = torch.tensor([3, 0, 0, 8, 3, 3, 0, 8, 1, 3, 3, 0, 0, 8, 3, 0])
@@ -140,6 +161,23 @@ def test_lower_precision_is_off_by_its_rounding(world_size, mode, dtype):
 def test_the_sums_of_gradients_may_be_scattered(world_size):
     for rank in results(world_size):
         assert_all_close(rank["reduce-scatter"], rank["ours", "sigmoid", (SIZE,)])
+
+
+@worlds
+@modes
+def test_strided_features_travel_without_a_warning(world_size, mode):
+    for rank in results(world_size):
+        assert_all_close(rank["strided", mode], rank["open_clip", mode])
+
+
+@worlds
+@pytest.mark.parametrize("case", ["gathered", "gathered, scattered"])
+def test_each_rank_gets_the_sum_of_its_gradients(world_size, case):
+    for number, rank in enumerate(results(world_size)):
+        if case in rank:
+            own = slice(number * SIZE // world_size, (number + 1) * SIZE // world_size)
+            assert_all_close(rank[case][1:], [world_size * WEIGHTS.T[own]])
+    assert all(case in rank for rank in results(world_size)) or not GLOO_SCATTERS
 
 
 @worlds

@@ -5,7 +5,7 @@ import torch
 from open_clip.loss import ClipLoss, SigLipLoss
 from torch import nn
 
-from mcl_clip.loss import MCLClipLoss, MCLSigLipLoss, loss_by_label
+from mcl_clip.loss import MCLClipLoss, MCLSigLipLoss, loss_by_label, pairs
 from mcl_clip.plan.segments import SegmentLayout
 from tests.slow_losses import features, value_and_gradients
 
@@ -52,6 +52,48 @@ def test_an_easy_anchor_keeps_the_digits_of_its_loss(block_memory):
     found = value_and_gradients(MCLClipLoss(block_memory=block_memory)(*inputs), *inputs)
     for mine, reference in zip(found, expected, strict=True):
         assert (mine - reference).abs().max() <= 0.1 * reference.abs().max()
+
+
+def allow_by(name: str, value):
+    """One of the ways in which training allows TF32."""
+    if name == "function":
+        torch.set_float32_matmul_precision(value)
+    else:
+        setattr(torch.backends.cuda.matmul, name, value)
+
+
+@forms
+@pytest.mark.parametrize(
+    ("way", "allowed", "default"),
+    [("allow_tf32", True, False), ("function", "high", "highest"), ("fp32_precision", "tf32", "ieee")],
+)
+def test_tf32_is_not_inherited(ours, theirs, bias, way, allowed, default, monkeypatch):
+    flag = "fp32_precision" if hasattr(torch.backends.cuda.matmul, "fp32_precision") else "allow_tf32"
+    if way == "fp32_precision" != flag:
+        pytest.skip("since torch 2.9")
+    image, text = features(6, 4, 3, torch.float32)
+    seen = []
+
+    def product(left, right):
+        seen.append(getattr(torch.backends.cuda.matmul, flag))
+        return torch.bmm(left, right)
+
+    def failing(left, right):
+        raise MemoryError
+
+    allow_by(way, allowed)
+    try:
+        inherited = getattr(torch.backends.cuda.matmul, flag)
+        monkeypatch.setattr(pairs, "_product", product)
+        ours()(image, text, 9.0, *bias)
+        assert getattr(torch.backends.cuda.matmul, flag) == inherited
+        monkeypatch.setattr(pairs, "_product", failing)
+        with pytest.raises(MemoryError):
+            ours()(image, text, 9.0, *bias)
+        assert getattr(torch.backends.cuda.matmul, flag) == inherited in ("tf32", True)
+    finally:
+        allow_by(way, default)
+    assert seen and set(seen) <= {"ieee", False}
 
 
 @forms
@@ -107,7 +149,7 @@ def test_a_compiled_step_may_bring_labels():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_units_give_fp32_logits(ours, theirs, bias, dtype):
     image, text = (each.detach().to("cuda", dtype).requires_grad_() for each in features(300, 64, 1))
-    layout = SegmentLayout((100, 100, 1, 99))
+    layout = SegmentLayout((100, 97, 1, 102))
     exact = [each.detach().double().requires_grad_() for each in (image, text)]
     expected = value_and_gradients(ours()(*exact, 20.0, *bias, segments=layout), *exact)
     found = value_and_gradients(ours()(image, text, 20.0, *bias, segments=layout), image, text)
@@ -123,6 +165,6 @@ def test_the_device_is_never_waited_for(ours, theirs, bias):
     torch.cuda.set_sync_debug_mode("error")
     try:
         loss = ours(mask_identical=True, block_memory=4 * 15 * 2)
-        loss(image, text, 9.0, *bias, segments=SegmentLayout((4, 4, 1, 15)), text_ids=text_ids).backward()
+        loss(image, text, 9.0, *bias, segments=SegmentLayout((4, 5, 1, 14)), text_ids=text_ids).backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")

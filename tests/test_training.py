@@ -251,7 +251,8 @@ def test_a_loss_that_is_no_number_stops_with_the_step_and_the_keys(tmp_path, cap
         return value * float("nan") if batch.step == 3 else value
 
     original = step_module.TrainingStep._backward_one
-    arguments = command(tmp_path, "--mcl-save-steps", "1", "--mcl-keep-checkpoints", "9")
+    rare = ("--log-every-n-steps", "100")  # a checkpoint is written between log lines
+    arguments = command(tmp_path, "--mcl-save-steps", "1", "--mcl-keep-checkpoints", "9", *rare)
     with monkeypatch.context() as patch:
         patch.setattr(step_module.TrainingStep, "_backward_one", poisoned)
         assert main(arguments) == health.STATUS

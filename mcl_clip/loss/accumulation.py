@@ -39,7 +39,7 @@ def accumulated_backward(
         for micro_batch in inputs:
             states.append(_random_state(micro_batch))
             cached.append(model(*micro_batch))
-    # A weight cast without autograd must not serve the second pass, as it would inside a caller's own autocast.
+    # Or, within a caller's own autocast, older torch's second pass would use weights cast without autograd.
     torch.clear_autocast_cache()
     leaves = {name: torch.cat([output[name] for output in cached]) for name in _FEATURES}
     leaves |= {name: cached[-1][name].detach().clone() for name in _SCALARS if cached[-1].get(name) is not None}
