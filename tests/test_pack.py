@@ -41,7 +41,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_a_packed_table_is_what_img2dataset_writes(tmp_path):
     table = write_table(tmp_path / "data", 7)
-    packed = pack(open_source(str(table), COMMA), tmp_path / "out", shard_size=3)
+    packed = pack(open_source(str(table), COMMA), tmp_path / "out", shard_size=3, hash_name="sha256")
     assert (packed.samples, packed.shards, packed.skipped) == (7, 3, {})
     names = ["00000", "00001", "00002"]
     assert sorted(contents(tmp_path / "out")) == sorted(
@@ -169,7 +169,7 @@ def test_a_directory_is_never_mixed(tmp_path):
     with pytest.raises(UserError, match="is not empty"):
         pack(open_source(str(table), COMMA), tmp_path / "data")
     pack(open_source(str(table), COMMA), tmp_path / "out", shard_size=2)
-    with pytest.raises(UserError, match="another --shard-size"):
+    with pytest.raises(UserError, match="another --mcl-shard-size"):
         pack(open_source(str(table), COMMA), tmp_path / "out", shard_size=3)
     with open(table, "a") as file:
         file.write("images/0.jpg,one more\n")

@@ -30,6 +30,10 @@ def add_pack_flags(command: argparse.ArgumentParser) -> None:
     add("--csv-separator", default="\t", help="what separates the columns of a CSV (default: a tab)")
     add("--image-dir", help="where relative paths start (default: the folder of SOURCE)")
     add("--caption-template", help="caption of an image in a folder per class: {} or {c} stands for the folder's name")
+    add(
+        "--compute-hash", choices=["md5", "sha256", "sha512"],
+        help="also record this hash of every image, as img2dataset's flag does (default: none)",
+    )  # fmt: skip
     add("--split", help="of a datasets or Karpathy file (default: train; Karpathy: all)")
     add("--subset", help="configuration of a data set on the hub")
 
@@ -51,6 +55,7 @@ def run_pack(options: argparse.Namespace, ranks: Ranks) -> str:
         open_source(options.source, wanted),
         options.output,
         shard_size=options.mcl_shard_size,
+        hash_name=options.compute_hash,
         workers=options.workers,
         world=ranks,
         progress=True,

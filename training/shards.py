@@ -160,10 +160,16 @@ def _parser() -> argparse.ArgumentParser:
         "--mcl-index-only", action="store_true", help="write no tars, only an index into those of the source"
     )
     check.add_argument("directories", nargs="+", help="directories with a manifest.json")
-    for command in (packing, indexing, bucket, check):
+    for command in (indexing, bucket, check):
         command.add_argument(
             "--workers", type=int, default=_cores(), help="processes on this rank (default: its cores)"
         )
+    packing.add_argument(
+        "--workers",
+        type=int,
+        default=2 * _cores(),
+        help="processes on this rank (default: twice its cores, for half of them wait for the disk)",
+    )
     for name, command in {"": parser, **commands.choices}.items():
         examples = "".join(f"  {example}\n" for example in _EXAMPLES[name])
         command.description = f"examples:\n{examples}\n{command.description or ''}"

@@ -48,12 +48,14 @@ def pack(
     output_dir: Path,
     *,
     shard_size: int = 1000,
+    hash_name: str | None = None,
     workers: int = 1,
     world: World | None = None,
     progress: bool = False,
 ) -> Packed:
     """Write the rows of `source` to `output_dir`, `shard_size` rows a tar, raw bytes as they are.
 
+    With `hash_name` (md5, sha256 or sha512) that hash of every image is recorded, as img2dataset does.
     The ranks of a `world` all call this. The files depend on the rows and on
     `shard_size`, not on ranks, workers or interruptions; a killed run goes on with the shards that are missing.
     Memory: one image and the records of one shard in each process. Raises `UserError` when no row gives a
@@ -61,7 +63,7 @@ def pack(
     """
     world = world or World()
     directory, work = Path(output_dir), Path(output_dir) / "work"
-    job = {"source": source.identity, "shard_size": shard_size}
+    job = {"source": source.identity, "shard_size": shard_size, "hash": hash_name}
 
     def is_finished() -> bool:
         if (directory / COMMIT).exists():
@@ -73,7 +75,7 @@ def pack(
         return False
 
     if not world.share(is_finished):
-        task = PackShard(source, directory, work, shard_size)
+        task = PackShard(source, directory, work, shard_size, hash_name)
         with tqdm(desc="pack", total=source.total, unit="row", disable=not progress or not world.is_first) as bar:
             for _, facts in _run(source, task, workers, world):
                 bar.update(facts["count"] * (world.world_size if source.parallel else 1))
@@ -113,7 +115,11 @@ def _finished(directory: Path, job: dict[str, Any]) -> Packed:
 
 def _refuse_other(directory: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
     if old != new:
-        what = "--mcl-shard-size" if old["source"] == new["source"] else "source, or the source as it was then"
+        what = (
+            "--mcl-shard-size or --compute-hash"
+            if old["source"] == new["source"]
+            else "source, or the source as it was then"
+        )
         raise UserError(f"{directory} is of another {what}; delete it, or write to another place")
 
 

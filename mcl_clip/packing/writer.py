@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas  # noqa: F401  or pyarrow imports it later, in every worker
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -29,7 +30,6 @@ SCHEMA = pa.schema(
         ("height", pa.int32()),
         ("original_width", pa.int32()),
         ("original_height", pa.int32()),
-        ("sha256", pa.string()),
     ]
 )
 SUCCESS, UNREADABLE, NO_IMAGE = "success", "failed_to_download", "failed_to_resize"
@@ -59,6 +59,7 @@ class PackShard:
     directory: Path
     work: Path
     size: int
+    hash_name: str | None = None  # of the image bytes, for a column of this name
 
     def __call__(self, unit: Unit) -> dict[str, Any]:
         stem = self.directory / shard_name(unit.shard)
@@ -76,7 +77,7 @@ class PackShard:
                     flushed = file.tell()
             file.write(END_OF_ARCHIVE)
         with atomic_path(stem.with_name(f"{stem.name}.parquet")) as temporary:
-            pq.write_table(pa.Table.from_pylist(records, SCHEMA), temporary)
+            pq.write_table(pa.Table.from_pylist(records, self._schema), temporary)
         statuses = Counter(record["status"] for record in records)
         reasons = Counter(record["error_message"] or SUCCESS for record in records)
         facts = {
@@ -91,6 +92,10 @@ class PackShard:
         }
         write_json(stats, facts)
         return facts
+
+    @property
+    def _schema(self) -> pa.Schema:
+        return SCHEMA.append(pa.field(self.hash_name, pa.string())) if self.hash_name else SCHEMA
 
     def _samples(self, unit: Unit, records: list[dict[str, Any]]) -> Iterator[list[bytes]]:
         """The tar, sample by sample; a record of every row is appended to `records`."""
@@ -111,7 +116,8 @@ class PackShard:
                 continue
             record |= {"status": SUCCESS, "error_message": None, "width": picture.width, "height": picture.height}
             record |= {"original_width": picture.width, "original_height": picture.height}
-            record["sha256"] = hashlib.sha256(picture.data).hexdigest()
+            if self.hash_name:
+                record[self.hash_name] = hashlib.new(self.hash_name, picture.data).hexdigest()
             records.append(record)
             described = {name: value for name, value in record.items() if value is not None or name != "captions"}
             members = (
