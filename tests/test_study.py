@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.study.intervals import interval
 from benchmarks.study.schedule import Unit, run_all
+from benchmarks.study.training import Recipe, train
 
 
 def note(path, log, *needs):
@@ -48,3 +50,40 @@ def test_interval_is_students():
         "ties",
         "ties",
     ]
+
+
+def tiny_run(**changed):
+    """Weights of a linear model trained for two epochs of four steps."""
+    generator = torch.Generator().manual_seed(0)
+    images, texts = (torch.randn(32, 6, generator=generator) for _ in range(2))
+    model = TwoLinear()
+    recipe = Recipe(epochs=2, batch=8, warmup=2, min_segment=1, lr=0.05, **changed)
+    trained, loss = train(model, lambda rows, epoch: images[rows], texts, [""] * 32, recipe, seed=1, draw=0)
+    return trained, loss
+
+
+class TwoLinear(torch.nn.Module):
+    """A CLIP of two matrices, the same at every start."""
+
+    def __init__(self):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.image, self.text = (torch.nn.Linear(6, 4, bias=False) for _ in range(2))
+        self.logit_scale = torch.nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, images, texts):
+        image, text = (torch.nn.functional.normalize(each, dim=-1) for each in (self.image(images), self.text(texts)))
+        return image, text, self.logit_scale.exp()
+
+
+def test_training_lowers_the_loss_and_the_mean_of_weights_is_kept_when_asked():
+    last, loss = tiny_run()
+    assert loss < np.log(8)
+    assert not last.training
+    kept, _ = tiny_run(average=0.0)
+    assert torch.equal(kept.image.weight, last.image.weight)
+    mean, same = tiny_run(average=0.9)
+    assert same == loss
+    distance = (mean.image.weight - TwoLinear().image.weight).norm()
+    assert 0 < distance < (last.image.weight - TwoLinear().image.weight).norm()

@@ -75,7 +75,15 @@ def generate(
     jobs = [(directory / "artists" / artist, wanted, (artist, drawn, found)) for artist in artists]
     _make(jobs, _write_artist, processes, progress, "artists' sets")
     _write_readme(directory, packages, names, side)
+    write_json(directory / "data.json", {"packages": [package.name for package in packages]})
     return directory
+
+
+def drawn_packages(directory: Path) -> list[str]:
+    """Packages of finished data; `UserError` when there is none."""
+    if not (directory / "data.json").is_file():
+        raise UserError(f"{directory} holds no finished data; run `python -m benchmarks.emoji data` first")
+    return read_json(directory / "data.json")["packages"]
 
 
 def unseen_captions(characters: Iterable[Character], attributes: dict[str, Attributes], seed: int) -> set[str]:

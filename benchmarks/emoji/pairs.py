@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -53,11 +54,12 @@ def find_pairs(
 
 def visible_pixels(first: bytes, second: bytes) -> int:
     """Pixels, of the pictures at 32 x 32, that differ by more than a step in some channel."""
-    small = [
-        np.asarray(Image.fromarray(pixels_of(png)).resize((32, 32), Image.Resampling.BOX), np.int16)
-        for png in (first, second)
-    ]
-    return int((np.abs(small[0] - small[1]).max(-1) >= LEAST_STEP).sum())
+    return int((np.abs(_small(first) - _small(second)).max(-1) >= LEAST_STEP).sum())
+
+
+@lru_cache(maxsize=8192)
+def _small(png: bytes) -> np.ndarray:
+    return np.asarray(Image.fromarray(pixels_of(png)).resize((32, 32), Image.Resampling.BOX), np.int16)
 
 
 def write_pairs(directory: Path, pairs: Sequence[Pair]) -> None:

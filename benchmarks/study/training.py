@@ -66,7 +66,9 @@ def train(
         eps=1e-6,
         fused=True,
     )
-    averaged = recipe.average and AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.average))
+    averaged = None
+    if recipe.average is not None:
+        averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.average))
     schedule, step, last = None, 0, math.nan
     for epoch in range(recipe.epochs):
         losses = []
@@ -81,12 +83,12 @@ def train(
             optimizer.step()
             with torch.no_grad():
                 model.logit_scale.clamp_(0, math.log(100))
-            if averaged:
+            if averaged is not None:
                 averaged.update_parameters(model)
             losses.append(loss.item())
             step += 1
         last = float(np.mean(losses))
-    if averaged:
+    if averaged is not None:
         model.load_state_dict(averaged.module.state_dict())
     return model.eval(), last
 

@@ -1,0 +1,72 @@
+"""What an arm's models know of an artist that they have never seen."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.emoji.world import Scored, World, normalized
+from eval.tasks.pair_similarities import mean_of_groups, pair_similarities
+from mcl_clip.fusion.combine import fuse_embeddings
+from mcl_clip.openclip.models import CLIP
+
+CHUNK = 500
+
+
+@torch.inference_mode()
+def embeddings(model: CLIP, world: World) -> dict[str, Tensor]:
+    """Raw embeddings of everything that is clustered, fitted on or scored; those of the training set as float16."""
+    return {
+        "train": embed_images(model, world.train).half(),
+        "train_texts": embed_texts(model, world.tokens).half(),
+        "fit": embed_images(model, world.fit),
+        "fit_texts": embed_texts(model, world.fit_tokens),
+        "pairs": embed_images(model, world.pairs),
+        "pair_texts": embed_texts(model, world.pair_tokens),
+        "classes": embed_texts(model, world.classes),
+        "known": embed_images(model, world.known.images),
+        "unseen": embed_images(model, world.unseen.images),
+    }
+
+
+def embed_images(model: CLIP, images: Tensor) -> Tensor:
+    """Raw image embeddings [N, D] of uint8 images."""
+    parts = [model.encode_image(normalized(chunk)) for chunk in images.split(CHUNK)] if len(images) else []
+    return torch.cat(parts) if parts else torch.zeros(0, 0)
+
+
+def embed_texts(model: CLIP, tokens: Tensor) -> Tensor:
+    """Raw text embeddings [N, D]; what is said more than once is encoded once."""
+    if not len(tokens):
+        return torch.zeros(0, 0)
+    unique, inverse = tokens.unique(dim=0, return_inverse=True)
+    return torch.cat([model.encode_text(chunk) for chunk in unique.split(CHUNK)])[inverse]
+
+
+def score(
+    parts: Sequence[dict[str, Tensor]], world: World, fusion: str, weights: Sequence[float] | None = None
+) -> dict[str, float]:
+    """Fractions: `pairs TYPE` and their mean `pairs`; `known` and `unseen`, zero-shot accuracy among all captions of
+    the artist; `retrieval`, the mean of how often an image of a known caption is first for its text.
+    """
+    names = ("pairs", "pair_texts", "classes", "known", "unseen")
+    joined = {name: fuse_embeddings([part[name] for part in parts], fusion, weights, normalize=True) for name in names}
+    correct = pair_similarities(joined["pairs"], joined["pair_texts"]).pair_correct
+    by_type = mean_of_groups(correct, world.pair_types)
+    found = {"pairs": float(np.mean(list(by_type.values())))}
+    found |= {f"pairs {kind}": value for kind, value in by_type.items()}
+    found["known"] = _accuracy(joined["known"], joined["classes"], world.known)
+    found["unseen"] = _accuracy(joined["unseen"], joined["classes"], world.unseen)
+    found["retrieval"] = _first_image(joined["known"], joined["classes"], world.known)
+    return found
+
+
+def _accuracy(images: Tensor, classes: Tensor, scored: Scored) -> float:
+    return float(((images @ classes.T).argmax(1).numpy() == scored.classes).mean())
+
+
+def _first_image(images: Tensor, classes: Tensor, scored: Scored) -> float:
+    asked = np.unique(scored.classes)
+    first = (classes[torch.from_numpy(asked)] @ images.T).argmax(1).numpy()
+    return float((scored.classes[first] == asked).mean())

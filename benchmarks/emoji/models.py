@@ -1,0 +1,76 @@
+"""What is trained: models that are known by how they came to be, so that whatever shares one trains it once."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from benchmarks.study.training import Recipe
+from mcl_clip.artifacts import sha256_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class Negatives:
+    """Pseudo-labels from `clusters` clusters of each of `models`, by what they say of the `of`, images or texts.
+
+    shuffled: the same labels, dealt to the samples at random.
+    """
+
+    models: tuple["Model", ...]
+    clusters: int
+    of: str = "images"
+    shuffled: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """One model to train from `start` (None: random weights, drawn by `draw`, as is everything random of it).
+
+    shift: pictures are moved by up to so many pixels, anew in every epoch. hardness: beta of hard-negative NCE.
+    """
+
+    recipe: Recipe
+    draw: int = 0
+    start: "Model | None" = None
+    negatives: Negatives | None = None
+    shift: int = 0
+    hardness: float = 0.0
+
+    @property
+    def needs(self) -> tuple["Model", ...]:
+        """Models that must be trained before."""
+        clustered = self.negatives.models if self.negatives else ()
+        return tuple(dict.fromkeys((*((self.start,) if self.start else ()), *clustered)))
+
+    def record(self) -> dict[str, Any]:
+        """Plain values, with those of all models it comes from."""
+        return asdict(self)
+
+    @property
+    def key(self) -> str:
+        """Changes with anything that the model depends on but seed and data."""
+        return sha256_json(self.record())[:12]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Models that are fused and scored as one."""
+
+    name: str
+    models: tuple[Model, ...]
+
+    @property
+    def key(self) -> str:
+        """Changes with the models alone."""
+        return sha256_json([model.key for model in self.models])[:12]
+
+    @property
+    def epochs(self) -> int:
+        """Compute."""
+        return sum(model.recipe.epochs for model in self.models)
+
+
+def with_needs(models: tuple[Model, ...]) -> Iterator[Model]:
+    """`models` and all that they come from, each after what it needs, perhaps more than once."""
+    for model in models:
+        yield from with_needs(model.needs)
+        yield model

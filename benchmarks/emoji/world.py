@@ -1,0 +1,128 @@
+"""The drawings in memory: what is trained on, and what the artist that was held out is scored on."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import mcl_clip.models  # noqa: F401  registers the tower
+from benchmarks.emoji.data import ARTIST, drawn_packages, shard_paths
+from benchmarks.emoji.groups import FIT, is_apart
+from benchmarks.emoji.shards import Sample, Samples, in_memory, pixels_of, read_shards
+from eval.data.mmvp import read_pairs
+from mcl_clip import seeds
+from mcl_clip.artifacts import read_json, sha256_json
+from mcl_clip.openclip.configs import get_model_config
+from mcl_clip.openclip.transforms import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+
+MODEL = "mcl-tiny-conv"
+SHIFTS = 7  # sets the random numbers of shifts apart from the plan's
+WHITE = 255
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Images uint8 [N, H, W, 3] and, for each, which of `World.classes` it shows."""
+
+    images: Tensor
+    classes: np.ndarray
+
+
+@dataclass(frozen=True)
+class World:
+    """Images uint8 [N, H, W, 3], token ids int64 [N, context].
+
+    fit: drawings whose captions were set apart from training, as whole groups. pairs: two images and two texts a pair,
+    side by side, with the pairs' types. classes: every caption of the artist's zero-shot set.
+    """
+
+    train: Tensor
+    tokens: Tensor
+    captions: list[str]
+    fit: Tensor
+    fit_tokens: Tensor
+    pairs: Tensor
+    pair_tokens: Tensor
+    pair_types: list[str]
+    classes: Tensor
+    known: Scored
+    unseen: Scored
+
+
+def make_world(data: Path, artist: str, seed: int, fit_share: float = 0.0) -> World:
+    """Everything for one held-out artist; `seed` draws which captions (a share of `fit_share`) are set apart to fit."""
+    import open_clip
+
+    tokenizer = open_clip.get_tokenizer(MODEL)
+    samples = read_shards(shard_paths(data, training_packages(data, artist)))
+    apart = [is_apart(each.caption, fit_share, seed, FIT) for each in samples]
+    train = in_memory([each for each, out in zip(samples, apart, strict=True) if not out])
+    fit = [each for each, out in zip(samples, apart, strict=True) if out]
+    pairs = read_pairs(data / "artists" / artist / "pairs")
+    zero_shot = data / "artists" / artist / "zero_shot"
+    names = (zero_shot / "classnames.txt").read_text(encoding="utf-8").splitlines()
+    known, unseen = (_scored(zero_shot / split, names) for split in ("known", "unseen"))
+    return World(
+        train=torch.from_numpy(train.images),
+        tokens=tokenizer(train.captions),
+        captions=train.captions,
+        fit=_images([each.png for each in fit], train),
+        fit_tokens=tokenizer([each.caption for each in fit]) if fit else torch.zeros(0, 0, dtype=torch.int64),
+        pairs=_images([path.read_bytes() for pair in pairs for path in pair.images], train),
+        pair_tokens=tokenizer([text for pair in pairs for text in pair.statements]),
+        pair_types=[pair.type for pair in pairs],
+        classes=tokenizer(names),
+        known=known,
+        unseen=unseen,
+    )
+
+
+def training_packages(data: Path, artist: str) -> list[str]:
+    """Those of all other artists."""
+    return [package for package in drawn_packages(data) if ARTIST[package] != artist]
+
+
+def world_key(data: Path, artist: str, fit_share: float) -> str:
+    """Changes with the training drawings and the tower."""
+    packages = training_packages(data, artist)
+    made = [read_json(data / "shards" / package / "manifest.json")["files"] for package in packages]
+    return sha256_json([made, fit_share, get_model_config(MODEL)])[:12]
+
+
+def normalized(images: Tensor) -> Tensor:
+    """uint8 [N, H, W, 3] to the tower's float input [N, 3, H, W]."""
+    mean, std = (torch.tensor(each).view(3, 1, 1) for each in (OPENAI_DATASET_MEAN, OPENAI_DATASET_STD))
+    return (images.permute(0, 3, 1, 2).float() / 255 - mean) / std
+
+
+class Moved:
+    """Rows of images as input, moved by up to `shift` pixels on white, by other amounts in every epoch."""
+
+    def __init__(self, images: Tensor, shift: int, *entropy: int) -> None:
+        self.side, self.shift, self.entropy = images.shape[1], shift, entropy
+        self.padded = torch.nn.functional.pad(images, (0, 0, shift, shift, shift, shift), value=WHITE)
+        self.epoch, self.moves = -1, torch.zeros(0)
+
+    def __call__(self, rows: Tensor, epoch: int) -> Tensor:
+        """float [n, 3, H, W]."""
+        if epoch != self.epoch:
+            drawn = seeds.generator(*self.entropy, SHIFTS, epoch).integers(0, 2 * self.shift + 1, (len(self.padded), 2))
+            self.epoch, self.moves = epoch, torch.from_numpy(drawn)
+        top, left = self.moves[rows].T[..., None] + torch.arange(self.side)
+        return normalized(self.padded[rows[:, None, None], top[:, :, None], left[:, None, :]])
+
+
+def _scored(directory: Path, names: list[str]) -> Scored:
+    place = {name: number for number, name in enumerate(names)}
+    samples: list[Sample] = read_shards(sorted(directory.glob("*.tar")))
+    return Scored(
+        torch.from_numpy(in_memory(samples).images), np.array([place[each.caption] for each in samples], np.int64)
+    )
+
+
+def _images(pngs: list[bytes], like: Samples) -> Tensor:
+    if not pngs:
+        return torch.zeros(0, *like.images.shape[1:], dtype=torch.uint8)
+    return torch.from_numpy(np.stack([pixels_of(each) for each in pngs]))
