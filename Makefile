@@ -4,12 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := mcl_clip training eval demo benchmarks tests
 
-.PHONY: help install demo test test-long lint bench study study-emoji clean
+# make test OPEN_CLIP=DIR: the source tree of another open_clip before the installed one.
+HOST := $(if $(OPEN_CLIP),$(abspath $(or $(wildcard $(OPEN_CLIP)/src),$(OPEN_CLIP))))
+
+.PHONY: help install demo test test-long test-minimums lint bench study study-emoji clean
 
 help:
 	@echo "make install    .venv with mcl_clip and everything it needs (about 6 GB: torch brings CUDA)"
 	@echo "make demo       generated data -> three stages -> fused model -> runs/demo/report.html (CPU)"
 	@echo "make test       the test suite (CPU)        make test-long   the same, thorough property and kill tests"
+	@echo "make test OPEN_CLIP=DIR   with another open_clip's source        make test-minimums   with the oldest versions"
 	@echo "make lint       ruff and mypy               make bench       every benchmark, one line of JSON each"
 	@echo "make study      does it work? MCL against controls of equal compute -> docs/study/"
 	@echo "make study-emoji  the same on real drawings, fetched with npm -> docs/study-emoji/"
@@ -33,10 +37,19 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m demo --output runs/demo
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	@test -z "$(HOST)" || test -d "$(HOST)/open_clip" || { echo "error: $(OPEN_CLIP) holds no open_clip" >&2; exit 2; }
+	$(if $(HOST),PYTHONPATH=$(HOST)) $(BIN)/python -m pytest
 
 test-long: $(VENV)/.installed-dev
 	MCL_TEST_PROFILE=long $(BIN)/python -m pytest
+
+.venv-minimums/.installed: setup.cfg constraints-minimums.txt | $(BIN)/python
+	$(BIN)/python -m venv .venv-minimums
+	.venv-minimums/bin/python -m pip install --quiet --constraint constraints-minimums.txt --editable ".[dev]"
+	@touch $@
+
+test-minimums: .venv-minimums/.installed
+	.venv-minimums/bin/python -m pytest
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check $(SOURCES)
@@ -58,4 +71,4 @@ study-emoji: $(VENV)/.installed-study
 	$(BIN)/python -m benchmarks.emoji data
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) .venv-minimums build *.egg-info

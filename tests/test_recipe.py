@@ -167,11 +167,54 @@ def test_stage_0_is_kept_when_weights_and_stages_are_asked_for():
         (["--train-num-samples", "0"], "--train-num-samples must be at least 1"),
         (["--report-to", "tensorbord"], "--report-to tensorbord"),
         (["--aug-cfg", "scale"], "--aug-cfg takes KEY=VALUE"),
+        (["--image-layer-decay", "0"], "--image-layer-decay must be above 0 and at most 1, got 0"),
+        (["--lock-image-unlocked-groups", "2"], "--lock-image-unlocked-groups needs --lock-image"),
+        (["--lock-image-freeze-bn-stats"], "--lock-image-freeze-bn-stats needs --lock-image"),
+        (["--lock-text-freeze-layer-norm", "--lock-image"], "--lock-text-freeze-layer-norm needs --lock-text"),
+        (["--momentum", "0.9"], "--momentum needs an optimizer of timm"),
+        (["--epochs-cooldown", "1"], "--epochs-cooldown needs --lr-scheduler const-cooldown"),
+        (["--lr-cooldown-end", "0.1", "--lr-scheduler", "const"], "--lr-cooldown-end needs"),
+        (
+            ["--epochs", "2", "--lr-scheduler", "const-cooldown", "--epochs-cooldown", "3"],
+            "--epochs-cooldown 3 is longer than the 2 epochs of stage 0",
+        ),
+        (["--skip-scheduler", "--warmup", "3"], "--warmup has no effect with --skip-scheduler"),
+        (["--skip-scheduler", "--lr-scheduler", "const"], "--lr-scheduler has no effect with --skip-scheduler"),
+        (["--siglip", "--local-loss"], "--local-loss has no effect with --siglip"),
+        (["--pretrained-image", "--pretrained", "openai"], "--pretrained-image has no effect with --pretrained"),
+        (["--torchcompile-mode", "default"], "--torchcompile-mode needs --torchcompile"),
+        (["--val-num-samples", "3"], "--val-num-samples needs --val-data"),
+        (["--mcl-stages", "1", "--mcl-init", "scratch", "--lock-image"], "--mcl-init scratch: --lock-image"),
+        (["--mcl-stages", "2", "--mcl-init", "scratch", "--lock-text"], "--mcl-init scratch: --lock-text"),
+        (["--aug-cfg", "re_prob=0.2"], "re_prob=0.2 has no effect so; add use_timm=True"),
+        (["--aug-cfg", "ratio=(0.5,2)"], r"ratio=\(0.5, 2\) has no effect so; add use_timm=True"),
+        (["--aug-cfg", "use_timm=True", "gray_scale_prob=0.2"], "gray_scale_prob=0.2 has no effect so"),
+        (["--aug-cfg", "color_jitter=0.4"], "color_jitter has no effect without color_jitter_prob"),
     ],
 )
 def test_values_that_cannot_be_trained_with_are_refused(arguments, message):
     with pytest.raises(UserError, match=message):
         make(*arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--lock-image", "--lock-image-unlocked-groups", "2"],
+        ["--opt", "timm/sgdp", "--momentum", "0.9", "--lr", "1"],
+        ["--epochs", "2", "--lr-scheduler", "const-cooldown", "--epochs-cooldown", "2", "--lr-cooldown-end", "0.1"],
+        ["--siglip", "--gather-with-grad"],
+        ["--mcl-init", "scratch", "--lock-image"],
+        ["--aug-cfg", "use_timm=True", "re_prob=0.2", "ratio=(0.5,2)", "color_jitter=0.4"],
+    ],
+)
+def test_what_has_an_effect_is_taken(arguments):
+    make(*arguments)
+
+
+def test_one_stage_that_locks_is_enough(tmp_path):
+    (tmp_path / "c.yaml").write_text("stages: {1: {lock_image: true}}\nlock_image_unlocked_groups: 2\n")
+    assert make("--mcl-stages", "1", "--config", f"{tmp_path}/c.yaml").stages[1].lock_image_unlocked_groups == 2
 
 
 def test_a_recipe_is_frozen():

@@ -20,6 +20,7 @@ import mcl_clip
 from mcl_clip.models.stage_model import load_stage_model, model_hash
 from mcl_clip.openclip.version import VERSION
 from mcl_clip.shards.manifest import Manifest
+from tests.host import of_open_clip_3
 from tests.tars import image_bytes, write_shards, write_tar
 from tests.tiny_models import hugging_face_text, word_tokenizer
 from tests.tiny_runs import command, fingerprint, losses, metrics, model_directory
@@ -422,6 +423,7 @@ class TestBadInput:
         assert (tmp_path / "runs/run/stage_0/model/open_clip_model.safetensors").stat().st_mtime_ns == before
         assert "stages.0.clusters 2 -> 3" in fails(capfd, [*arguments, "--mcl-clusters", "3"])
 
+    @of_open_clip_3("it locks a ModifiedResNet by layers")
     def test_a_partial_lock_of_a_resnet(self, tmp_path, capfd):
         line = fails(capfd, command(tmp_path, "--lock-image", "--lock-image-unlocked-groups", "1", kind="resnet"))
         assert "--lock-image-unlocked-groups 1" in line

@@ -132,7 +132,10 @@ def test_a_loss_that_is_no_number_on_one_rank_ends_all_with_its_step_and_keys(tm
 def test_under_torchrun_a_rank_that_dies_ends_the_job_and_the_same_command_goes_on(tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     arguments = [*torchrun, "-m", "training.main", "--", *split(tmp_path, "--mcl-save-steps", "2", batch_size=12)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")]),
+    }
     process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=environment)
     rows = tmp_path / "runs/run/stage_0/metrics.jsonl"
     wait_for(lambda: (rows.exists() and rows.read_text().count("\n") >= 3) or process.poll() is not None)

@@ -18,10 +18,12 @@ from torch.nn.parallel import DistributedDataParallel
 import mcl_clip.models  # noqa: F401  open_clip then knows our small models
 from mcl_clip.artifacts import sha256_file
 from mcl_clip.errors import UserError
-from mcl_clip.models.stage_model import has_weights, model_hash, read_stage_config
+from mcl_clip.models.described import check_configuration
+from mcl_clip.models.stage_model import complete_model_cfg, has_weights, model_hash, read_stage_config
+from mcl_clip.models.weights import read_weights
 from mcl_clip.openclip.configs import get_model_config, parse_model_name
 from mcl_clip.openclip.downloads import download_pretrained_from_hf
-from mcl_clip.openclip.models import CLIP, CustomTextCLIP, create_model
+from mcl_clip.openclip.models import CLIP, CustomTextCLIP, create_model, weights_read_by
 from mcl_clip.seeds import words
 from training.ranks import Ranks
 from training.recipe import ModelRecipe, OptimizationRecipe, StageRecipe
@@ -38,6 +40,11 @@ class BuiltModel:
     preprocess_cfg: dict[str, Any]
     tokenizer: Any
 
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """open_clip_config.json of the model."""
+        return {"model_cfg": complete_model_cfg(self.model, self.model_cfg), "preprocess_cfg": self.preprocess_cfg}
+
 
 def build_base(recipe: ModelRecipe, precision: str, seed: int, device: torch.device) -> BuiltModel:
     """Stage 0's model, from open_clip's flags; the same seed draws the same initial weights as open_clip_train does.
@@ -45,7 +52,9 @@ def build_base(recipe: ModelRecipe, precision: str, seed: int, device: torch.dev
     Raises `UserError` when open_clip does not know the model or its weights.
     """
     model_cfg = _model_cfg(recipe)
-    with _user_errors(f"--model {recipe.model} --pretrained {recipe.pretrained!r}"), seeded(seed, device):
+    is_file = os.path.isfile(recipe.pretrained)
+    reading = weights_read_by(read_weights) if is_file else contextlib.nullcontext()
+    with _user_errors(f"--model {recipe.model} --pretrained {recipe.pretrained!r}"), reading, seeded(seed, device):
         model, _, _ = open_clip.create_model_and_transforms(
             recipe.model,
             recipe.pretrained,
@@ -70,6 +79,8 @@ def build_base(recipe: ModelRecipe, precision: str, seed: int, device: torch.dev
         tokenizer = open_clip.get_tokenizer(
             recipe.model, cache_dir=recipe.cache_dir, context_length=recipe.force_context_length
         )
+    if is_file:
+        check_configuration(recipe.pretrained, model, model_cfg)
     return BuiltModel(model, model_cfg, dict(model.visual.preprocess_cfg), tokenizer)
 
 
@@ -221,7 +232,7 @@ def _user_errors(subject: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (RuntimeError, ValueError, KeyError, OSError, TypeError, AssertionError) as error:
+    except (RuntimeError, ValueError, KeyError, OSError, TypeError, AssertionError, AttributeError) as error:
         if isinstance(error, torch.cuda.OutOfMemoryError):
             raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -9,6 +9,7 @@ from mcl_clip.errors import UserError
 from mcl_clip.openclip.transforms import AugmentationCfg
 from mcl_clip.plan.policy import Policy
 from training.flags import flag, parse
+from training.needs import check_needs
 from training.recipe import GROUPS, Recipe, StageRecipe
 from training.recipe_file import PREFIXED, read_config
 from training.reporting import destinations
@@ -76,13 +77,16 @@ def resolve(
     values["base"] = _base(values)
     groups = {key: group(**{f.name: values[f.name] for f in fields(group)}) for key, group in GROUPS.items()}  # type: ignore[arg-type]
     groups["data"].policy  # noqa: B018  an impossible policy is said now
+    stages = tuple(_stage(values, stage, overrides.get(stage, {})) for stage in range(values["stages"] + 1))
+    defaults = {key.removeprefix("mcl_"): value for key, value in vars(parse(["--model", values["model"]])).items()}
+    check_needs(values, defaults, stages, _spelling)
     return Recipe(
         name=name,
         logs=values["logs"],
         seed=values["seed"],
         base=values["base"],
         fusion=values["fusion"],
-        stages=tuple(_stage(values, stage, overrides.get(stage, {})) for stage in range(values["stages"] + 1)),
+        stages=stages,
         **groups,
     )
 
@@ -148,8 +152,6 @@ def _check(values: Mapping[str, Any]) -> None:
             f"--pretrained {values['pretrained']} is not supported with --model {values['model']}: "
             "that brings its own weights; give one of the two"
         )
-    if values["text_clusters"] and values["cluster_on"] != "image-text":
-        raise UserError("--mcl-text-clusters needs --mcl-cluster-on image-text")
     for name in ("image_mean", "image_std"):
         if values[name] is not None and len(values[name]) != 3:
             raise UserError(f"{_spelling(name)} takes three values, one a channel, got {len(values[name])}")

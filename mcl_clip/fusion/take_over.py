@@ -11,10 +11,12 @@ import torch
 
 from mcl_clip.errors import UserError
 from mcl_clip.fusion.stages import Stage
+from mcl_clip.models.described import check_configuration
 from mcl_clip.models.stage_model import CONFIG_NAME, complete_model_cfg, load_stage_model, read_stage_config
+from mcl_clip.models.weights import read_weights
 from mcl_clip.openclip.configs import get_model_config, list_models
 from mcl_clip.openclip.downloads import get_pretrained_cfg, list_pretrained_tags_by_model
-from mcl_clip.openclip.models import create_model
+from mcl_clip.openclip.models import create_model, weights_read_by
 
 
 def open_stage(
@@ -28,8 +30,8 @@ def open_stage(
     """One stage from a stage directory, an open_clip checkpoint file, an open_clip name, or
     `hf-hub:OWNER/NAME`.
 
-    A checkpoint (`.pt`, `.pth`, `.bin`, `.safetensors`; a state dict, bare or under `state_dict`, with or
-    without `module.`) says nothing about its architecture: `architecture` is open_clip's name for it.
+    A checkpoint (`.pt`, `.pth`, `.bin`, `.safetensors`, as `read_weights` takes them, a run's own step_*.pt among
+    them) says nothing about its architecture: `architecture` is open_clip's name for it.
     Checkpoints of models that began as OpenAI's, the reference implementation's among them, need
     QuickGELU: a `-quickgelu` name, or `quick_gelu`. A name needs `pretrained`, a tag or a checkpoint.
     Pickles are read as tensors only.
@@ -71,7 +73,9 @@ def _create(
             known = ", ".join(list_pretrained_tags_by_model(name)) or "none"
             raise UserError(f"--pretrained {pretrained} is neither a file nor a tag of {name} (tags: {known})")
         quick_gelu = quick_gelu or bool(tag.get("quick_gelu"))
-    with _failures_in_words(source), torch.random.fork_rng(devices=[]):
+    is_file = pretrained is not None and os.path.isfile(pretrained)
+    reading = weights_read_by(read_weights) if is_file else contextlib.nullcontext()
+    with _failures_in_words(source), reading, torch.random.fork_rng(devices=[]):
         model = create_model(
             name,
             pretrained,
@@ -83,6 +87,8 @@ def _create(
         )
         tokenizer = open_clip.get_tokenizer(name)
         model_cfg = get_model_config(name)
+    if pretrained is not None and is_file:
+        check_configuration(pretrained, model, model_cfg)
     preprocess_cfg = dict(model.visual.preprocess_cfg)
     config = {"model_cfg": complete_model_cfg(model, model_cfg), "preprocess_cfg": preprocess_cfg}
     return Stage(model.eval(), config, tokenizer, source)
@@ -93,13 +99,10 @@ def _failures_in_words(source: str) -> Iterator[None]:
     """Open_clip's many exceptions for a checkpoint that is damaged, foreign or not at hand, as one line."""
     try:
         with warnings.catch_warnings():
-            for message in ("QuickGELU mismatch", "'torch.load' received a zip file"):
-                warnings.filterwarnings("ignore", message=message)
+            warnings.filterwarnings("ignore", message="QuickGELU mismatch")
             yield
+    except UserError:
+        raise
     except Exception as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        if "TorchScript" in str(error):
-            lines = ["it is a TorchScript archive, which holds code; save its state dict, or use the tag openai"]
-        elif "weights_only" in str(error):
-            lines = ["it holds Python objects besides tensors, which would run code; save the state dict alone"]
         raise UserError(f"{source} cannot be loaded: {' '.join(lines[:2])[:300]}") from None

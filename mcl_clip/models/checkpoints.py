@@ -62,6 +62,17 @@ def load_checkpoint(path: str | os.PathLike, map_location: Any = "cpu") -> dict[
     return state
 
 
+def checkpoint_configuration(path: str | os.PathLike) -> Any:
+    """The open_clip configuration that a checkpoint of ours holds; None for any other file. Reads no weights."""
+    if not _NAME.fullmatch(Path(path).name):
+        return None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
+        return None
+    return state.get("config") if isinstance(state, dict) else None
+
+
 def _checkpoints(directory: Path) -> list[tuple[int, Path]]:
     found = directory.iterdir() if directory.is_dir() else ()
     return sorted((int(match[1]), path) for path in found if (match := _NAME.fullmatch(path.name)))

@@ -190,6 +190,7 @@ class StageTraining:
                 "stage": self.stage,
                 "made_from": dict(self.made_from),
                 "model": self.core.state_dict(),
+                "config": self.built.configuration,
                 "optimizer": self.optimizer.state_dict(),
                 "scaler": self.scaler.state_dict() if self.scaler else None,
                 "schedule": {"next_step": self.next_step, "total": self.total},

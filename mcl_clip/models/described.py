@@ -1,0 +1,74 @@
+"""Weights that come with their own configuration are not used by another: what no weight shows would be lost."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mcl_clip.artifacts import read_json
+from mcl_clip.errors import UserError
+from mcl_clip.models.checkpoints import checkpoint_configuration
+from mcl_clip.models.stage_model import CONFIG_NAME, WEIGHTS_NAMES, complete_model_cfg
+from mcl_clip.openclip.models import CLIPTextCfg, CLIPVisionCfg
+from mcl_clip.openclip.transforms import PreprocessCfg
+
+_NOT_OF_WEIGHTS = {
+    "hf_model_name", "hf_model_pretrained", "hf_tokenizer_name", "hf_tokenizer_revision", "tokenizer_kwargs",
+    "timm_model_pretrained", "patch_dropout", "size",
+}  # fmt: skip
+
+
+def check_configuration(weights: str | os.PathLike, model: Any, model_cfg: Mapping[str, Any]) -> None:
+    """`UserError` when the configuration that comes with `weights` says otherwise than the model that took them.
+
+    `model` was built by name from `model_cfg`. Compared is what changes an embedding and has no tensor: the
+    activation, heads, pooling, sizes, mean and standard deviation, how images are resized.
+    """
+    described = _configuration_of(Path(weights))
+    if described is None:
+        return
+    ours = _facts({"model_cfg": complete_model_cfg(model, model_cfg), "preprocess_cfg": model.visual.preprocess_cfg})
+    theirs = _facts(described)
+    names = [name for name in ours if theirs.get(name, ours[name]) != ours[name]]
+    if names:
+        said = "; ".join(f"{name} {theirs[name]}, not {ours[name]}" for name in names[:4])
+        folder = Path(weights).parent
+        mend = f"use --model {folder} without --pretrained (for mcl-train --model local-dir:{folder})"
+        if Path(weights).name not in WEIGHTS_NAMES:
+            mend = "give the flags that its run was started with, such as --force-quick-gelu"
+        raise UserError(f"{weights} has its own configuration, which says {said}: {mend}")
+
+
+def _configuration_of(weights: Path) -> dict[str, Any] | None:
+    """What lies beside the weights of a directory, or is part of a run's checkpoint."""
+    beside = weights.parent / CONFIG_NAME
+    if weights.name in WEIGHTS_NAMES and beside.is_file():
+        described = read_json(beside)
+    else:
+        described = checkpoint_configuration(weights)
+    return described if isinstance(described, dict) and isinstance(described.get("model_cfg"), dict) else None
+
+
+def _facts(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Name -> value, with open_clip's defaults filled in."""
+    model, preprocess = config["model_cfg"], config.get("preprocess_cfg") or {}
+    parts = {
+        "vision_cfg": _filled(CLIPVisionCfg, model.get("vision_cfg") or {}),
+        "text_cfg": _filled(CLIPTextCfg, model.get("text_cfg") or {}),
+        "preprocess_cfg": _filled(PreprocessCfg, preprocess) if preprocess else {},
+    }
+    facts = {"quick_gelu": bool(model.get("quick_gelu", False))}
+    for part, values in parts.items():
+        facts |= {f"{part}.{name}": _plain(value) for name, value in values.items() if name not in _NOT_OF_WEIGHTS}
+    return facts
+
+
+def _filled(kind: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return vars(kind(**given))
+    except TypeError:  # of another version
+        return dict(given)
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,75 @@
+"""What needs what: a flag that would change nothing as the others stand is refused, not passed over."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from mcl_clip.errors import UserError
+from training.recipe import StageRecipe
+
+Values = Mapping[str, Any]
+
+
+def _is_on(name: str) -> Callable[[Values], bool]:
+    return lambda values: bool(values[name])
+
+
+def _cools_down(values: Values) -> bool:
+    return values["lr_scheduler"] == "const-cooldown" and not values["skip_scheduler"]
+
+
+NEEDS: tuple[tuple[str, Callable[[Values], bool], str], ...] = (
+    ("lock_image_unlocked_groups", _is_on("lock_image"), "needs --lock-image"),
+    ("lock_image_freeze_bn_stats", _is_on("lock_image"), "needs --lock-image"),
+    ("lock_text_unlocked_layers", _is_on("lock_text"), "needs --lock-text"),
+    ("lock_text_freeze_layer_norm", _is_on("lock_text"), "needs --lock-text"),
+    ("momentum", lambda values: values["opt"].lower() != "adamw", "needs an optimizer of timm: --opt timm/NAME"),
+    ("epochs_cooldown", _cools_down, "needs --lr-scheduler const-cooldown"),
+    ("lr_cooldown_end", _cools_down, "needs --lr-scheduler const-cooldown"),
+    ("lr_cooldown_power", _cools_down, "needs --lr-scheduler const-cooldown"),
+    ("lr_scheduler", lambda values: not values["skip_scheduler"], "has no effect with --skip-scheduler"),
+    ("warmup", lambda values: not values["skip_scheduler"], "has no effect with --skip-scheduler"),
+    ("local_loss", lambda values: not values["siglip"], "has no effect with --siglip; leave it out"),
+    ("pretrained_image", lambda values: not values["pretrained"], "has no effect with --pretrained"),
+    ("torchcompile_mode", _is_on("torchcompile"), "needs --torchcompile"),
+    ("torchcompile_backend", _is_on("torchcompile"), "needs --torchcompile"),
+    ("val_num_samples", _is_on("val_data"), "needs --val-data"),
+    ("text_clusters", lambda values: values["cluster_on"] == "image-text", "needs --mcl-cluster-on image-text"),
+)
+"""A flag, when it has an effect, and what to do where it has none."""
+
+_OF_TIMM = ("ratio", "re_prob", "re_count")
+_OF_OPEN_CLIP = ("color_jitter_prob", "gray_scale_prob")
+
+
+def check_needs(
+    values: Values, defaults: Values, stages: Sequence[StageRecipe], spelling: Callable[[str], str]
+) -> None:
+    """`UserError` for a flag without effect in any stage, or one that another makes senseless.
+
+    A flag is given when its value is not `defaults`'; `spelling(name)` is how it is written.
+    """
+    of_stages = [{**values, **asdict(stage)} for stage in stages]
+    for name, has_effect, words in NEEDS:
+        if any(each[name] != defaults[name] for each in of_stages) and not any(map(has_effect, of_stages)):
+            raise UserError(f"{spelling(name)} {words}")
+    cooldown = values["epochs_cooldown"]
+    for number, stage in enumerate(stages):
+        if cooldown is not None and cooldown > stage.epochs:
+            raise UserError(f"--epochs-cooldown {cooldown} is longer than the {stage.epochs} epochs of stage {number}")
+        locked = "--lock-image" if stage.lock_image else "--lock-text" if stage.lock_text else None
+        if number and stage.init == "scratch" and locked:
+            raise UserError(
+                f"--mcl-init scratch: {locked} would keep a tower of stage {number} as it is drawn; leave one out"
+            )
+    _check_augmentation(values["aug_cfg"])
+
+
+def _check_augmentation(given: Values) -> None:
+    use_timm = bool(given.get("use_timm"))
+    for name in _OF_OPEN_CLIP if use_timm else _OF_TIMM:
+        if given.get(name) is not None:
+            mend = "leave use_timm out" if use_timm else "add use_timm=True"
+            raise UserError(f"--aug-cfg {name}={given[name]} has no effect so; {mend}")
+    if given.get("color_jitter") is not None and not use_timm and not given.get("color_jitter_prob"):
+        raise UserError("--aug-cfg color_jitter has no effect without color_jitter_prob, or use_timm=True")
