@@ -1,5 +1,6 @@
 """What a worker gives for a request: the named samples, pure, with unreadable ones replaced."""
 
+import json
 import pickle
 
 import numpy as np
@@ -11,9 +12,10 @@ from mcl_clip.loading.dataset import Request, ShardDataset, sample_words
 from mcl_clip.plan.epochs import EpochPlans
 from mcl_clip.plan.policy import Policy
 from mcl_clip.shards.buckets import write_buckets
+from mcl_clip.shards.index import index_sources
 from mcl_clip.shards.manifest import Manifest
 from tests.data import TRANSFORM, labelled, make_index, planned_keys, tokenize
-from tests.tars import image_bytes
+from tests.tars import image_bytes, write_tar
 
 LABELS = ("0/0", "0/1", "0/0", "1/0", "0/0", "1/0")
 
@@ -47,6 +49,36 @@ def index(tmp_path_factory):
 def faulty(tmp_path_factory):
     broken = [(0, 1), (0, 2), (2, 5), (4, 8), (3, 0)]
     return make_index(tmp_path_factory.mktemp("faulty"), 6, 9, broken_image=broken)
+
+
+def test_one_of_several_captions_is_drawn_for_each_epoch(tmp_path):
+    files = []
+    for number in range(8):
+        texts = [f"{number} {word}" for word in ("a", "b", "c")]
+        files += [(f"{number}.jpg", image_bytes(number)), (f"{number}.json", json.dumps({"texts": texts}).encode())]
+    tar = write_tar(tmp_path / "00000.tar", files)
+    manifest = index_sources([tar], tmp_path / "index", caption_key="none;texts")
+    assert manifest.num_samples == 8 and manifest.open_shard(0).read_caption(3) == "3 a"
+    seen: dict[str, set[str]] = {}
+    for epoch in range(12):
+        told: list[str] = []
+
+        def listen(captions, told=told):
+            told += captions
+            return torch.zeros(len(captions), 4, dtype=torch.int64)
+
+        plans = EpochPlans(manifest.label_paths, manifest.shard_label, manifest.shard_size, 0, 1, 4, Policy())
+        dataset = ShardDataset(manifest, plans, eval_transform({"size": 16}), listen)
+        for t in range(2):
+            shard, ordinal = plans[epoch].positions(t, 0, 4)
+            dataset[Request(epoch, t, 0, shard, ordinal)]
+            again = len(told)
+            dataset[Request(epoch, t, 0, shard[::-1], ordinal[::-1])]  # in another order, on another rank
+            assert told[again:] == told[again - 4 : again][::-1]
+        for caption in told:
+            seen.setdefault(caption[0], set()).add(caption)
+    assert len(seen) == 8 and all(len(captions) > 1 for captions in seen.values())
+    assert set.union(*seen.values()) == {f"{number} {word}" for number in range(8) for word in ("a", "b", "c")}
 
 
 def test_a_request_gives_the_samples_it_names(index):

@@ -30,7 +30,7 @@ def test_every_flag_of_the_open_clip_in_use_is_honoured_or_refused():
     assert OF_THE_HOST >= HONOURED
 
 
-@pytest.mark.parametrize("name", ["fsdp", "torchscript", "horovod", "audio_ext", "naflex_seq_lens", "json_text_key"])
+@pytest.mark.parametrize("name", ["fsdp", "torchscript", "horovod", "audio_ext", "naflex_seq_lens", "text_key"])
 def test_a_flag_of_any_version_is_refused_by_name_and_reason(name):
     with pytest.raises(UserError, match=f"^{flags.flag(name)} is not supported: {why_refused(name)[:20]}"):
         flags.parse([flags.flag(name), "x"])

@@ -7,7 +7,7 @@ import pytest
 
 from mcl_clip.errors import UserError
 from mcl_clip.shards import reader
-from mcl_clip.shards.reader import Tars, parse_caption
+from mcl_clip.shards.reader import Tars
 
 
 def _open_files():
@@ -44,24 +44,3 @@ def test_a_missing_changed_or_short_tar_is_named(files):
         tars.read(20, 0, 1)
     with pytest.raises(UserError, match=r"1\.tar ends early"):
         tars.read(1, 95, 6)
-
-
-@pytest.mark.parametrize(
-    ("data", "key", "caption"),
-    [
-        (b"a caption", None, "a caption"),
-        ("é".encode(), None, "é"),
-        (b"\xff!", None, "�!"),
-        (b"", None, None),
-        (b'{"c": "x"}', "c", "x"),
-        (b'{"c": ""}', "c", None),
-        (b'{"c": 3}', "c", None),
-        (b"{}", "c", None),
-        (b"[]", "c", None),
-        (b"", "c", None),
-        (b"[" * 100_000, "c", None),
-        (b'{"c": "half \\ud83d"}', "c", "half ?"),
-    ],
-)
-def test_captions(data, key, caption):
-    assert parse_caption(data, key) == caption

@@ -1,12 +1,14 @@
 """What --train-data names is opened or indexed by one rule, whichever command asks."""
 
+import json
+
 import datasets
 import pandas
 import pytest
 
 from mcl_clip.shards.index import index_sources
 from mcl_clip.shards.manifest import Manifest
-from tests.tars import image_bytes, write_shards
+from tests.tars import image_bytes, write_shards, write_tar
 from tests.tiny_runs import command
 from training import cluster, main, shards
 
@@ -117,3 +119,27 @@ def test_another_kind_of_file_is_told_what_takes_it(tmp_path, capfd, name, flags
     assert main.main(command(tmp_path, "--train-data", str(tmp_path / name), *flags)) == 2
     assert reason in capfd.readouterr().err.strip().splitlines()[-1]
     assert not (tmp_path / "runs/run").exists()
+
+
+def test_several_captions_are_drawn_from_by_open_clips_flags(tmp_path, capfd):
+    files = []
+    for number in range(32):
+        captions = {"long": [f"thing {number}", f"object {number}"], "short": f"thing {number}"}
+        files += [(f"{number}.jpg", image_bytes(number)), (f"{number}.json", json.dumps(captions).encode())]
+    (tmp_path / "data").mkdir()
+    write_tar(tmp_path / "data" / "0.tar", files)
+    data = ["--train-data", str(tmp_path / "data"), "--epochs", "1"]
+    keys = ["--json-text-key", "none;short;long"]
+    for flags, reason in {
+        ("--json-text-key-probs", "1"): "--mcl-caption-probs needs --mcl-caption-key",
+        (*keys, "--json-text-key-probs", "1", "1", "1", "1"): "has 4 weights, but --mcl-caption-key 3 fields",
+        (*keys, "--json-text-key-probs", "0"): "one is above 0",
+    }.items():
+        assert main.main(command(tmp_path, *data, *flags)) == 2
+        assert reason in capfd.readouterr().err.strip().splitlines()[-1]
+    flags = [*keys, "--json-text-key-probs", "1", "2", "0.5", "--mcl-mask-identical"]
+    assert main.main(command(tmp_path, *data, *flags)) == 0
+    recipe = (tmp_path / "runs/run/recipe.yaml").read_text()
+    assert "caption_key: none;short;long" in recipe and "- 0.5" in recipe
+    assert Manifest.load(tmp_path / "runs/run/source").num_samples == 32
+    assert main.main(["--config", str(tmp_path / "runs/run/recipe.yaml"), "--name", "again"]) == 0

@@ -78,9 +78,15 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add(
         "--mcl-caption-key",
+        "--json-text-key",
         default=None,
-        help="field of the .json member that holds the caption (default: the .txt member)",
+        help="field of the .json member that holds the caption, or a list of which one is drawn an epoch; of several, "
+        "'a;b', the first that is not empty (default: the .txt member)",
     )
+    add(
+        "--mcl-caption-probs", "--json-text-key-probs", type=float, nargs="+", default=None,
+        help="draw among the fields of --mcl-caption-key by these weights; those without one only stand in",
+    )  # fmt: skip
     add("--mcl-mask-identical", action="store_true", help="no negatives between samples whose captions are the same")
     add(
         "--mcl-fusion",

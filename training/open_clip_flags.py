@@ -41,8 +41,6 @@ _REASONS = {
     "image_key": _IMAGES,
     "max_image_pixels": f"{_ONCE}; filter the tars before training",
     "text_key": _CAPTIONS,
-    "json_text_key": f"{_CAPTIONS}; it takes one field",
-    "json_text_key_probs": f"{_CAPTIONS}; it takes one field",
     "imagenet_v2": "score a finished run with mcl-zero-shot instead",
     "torchscript": "a scripted model cannot be written as a stage directory; use --torchcompile for speed",
     "trace": "a traced model cannot be trained",

@@ -40,6 +40,7 @@ class DataRecipe:
     csv_separator: str = field(metadata=FREE)
     train_num_samples: int | None
     caption_key: str | None
+    caption_probs: list[float] | None
     global_batch: int
     batch_size: int = field(metadata=FREE)
     accum_freq: int = field(metadata=FREE)

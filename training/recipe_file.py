@@ -28,8 +28,8 @@ PACKAGES = (
 )
 PREFIXED = {
     "base", "init", "fusion", "cluster_on", "text_clusters", "reservoir", "keep_features", "index_only", "shard_size",
-    "leftovers", "min_segment", "lanes", "window", "caption_key", "mask_identical", "save_steps", "save_minutes",
-    "keep_checkpoints",
+    "leftovers", "min_segment", "lanes", "window", "caption_key", "caption_probs", "mask_identical", "save_steps",
+    "save_minutes", "keep_checkpoints",
 }  # fmt: skip
 _DERIVED = {"global_batch", "diverging_ranks"}
 

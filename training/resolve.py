@@ -8,6 +8,7 @@ from typing import Any
 from mcl_clip.errors import UserError
 from mcl_clip.openclip.transforms import AugmentationCfg
 from mcl_clip.plan.policy import Policy
+from mcl_clip.shards.captions import caption_keys
 from training.flags import flag, parse
 from training.needs import check_needs
 from training.recipe import GROUPS, Recipe, StageRecipe
@@ -143,6 +144,7 @@ def _check(values: Mapping[str, Any]) -> None:
     if (values["logs"] or "none").lower() == "none":
         raise UserError("--logs none is not supported: the stages meet through the files of the run directory")
     destinations(values["report_to"])
+    _check_captions(values["caption_key"], values["caption_probs"])
     for name, least in _AT_LEAST.items():
         if values[name] is not None and not values[name] >= least:  # NaN is not either
             raise UserError(f"{_spelling(name)} must be at least {least}, got {values[name]}")
@@ -166,6 +168,16 @@ def _check(values: Mapping[str, Any]) -> None:
         raise UserError(f"--opt {values['opt']} is not known: use adamw or timm/NAME")
     if values["lr_scheduler"] == "const-cooldown" and values["epochs_cooldown"] is None:
         raise UserError("--lr-scheduler const-cooldown needs --epochs-cooldown")
+
+
+def _check_captions(caption_key: str | None, probs: list[float] | None) -> None:
+    keys = caption_keys(caption_key or "")
+    if probs and not keys:
+        raise UserError("--mcl-caption-probs needs --mcl-caption-key 'FIELD;FIELD', whose weights they are")
+    if probs and len(probs) > len(keys):
+        raise UserError(f"--mcl-caption-probs has {len(probs)} weights, but --mcl-caption-key {len(keys)} fields")
+    if probs and not (all(0 <= weight < float("inf") for weight in probs) and any(probs)):
+        raise UserError(f"--mcl-caption-probs {probs}: weights are not negative, and one is above 0")
 
 
 def _check_augmentation(given: Mapping[str, Any]) -> None:

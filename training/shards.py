@@ -147,7 +147,9 @@ def _parser() -> argparse.ArgumentParser:
         )
         command.add_argument("--output", required=True, type=Path, help="directory to write; the same command resumes")
         command.add_argument(
-            "--mcl-caption-key", "--caption-key", help="take captions from this key of .json, not from .txt"
+            "--mcl-caption-key",
+            "--caption-key",
+            help="take captions from this key of .json, or several, 'a;b', not from .txt",
         )
     labels = bucket.add_mutually_exclusive_group(required=True)
     labels.add_argument("--labels", help="parquet file with columns shard, key, label")

@@ -18,6 +18,7 @@ from mcl_clip.shards.manifest import Manifest
 from mcl_clip.shards.reader import ShardRows
 
 MAX_OPEN_SHARDS = 256
+CAPTION = WORDS  # the random word of a sample behind those of its image
 Tokenizer = Callable[[list[str]], torch.Tensor]
 
 
@@ -53,8 +54,15 @@ class ShardDataset(Dataset):
     Keeps no state but files opened for reading. What it gives is a pure function of the request.
     """
 
-    def __init__(self, manifest: Manifest, plans: EpochPlans, transform: Transform, tokenizer: Tokenizer):
-        self.manifest, self.plans = manifest, plans
+    def __init__(
+        self,
+        manifest: Manifest,
+        plans: EpochPlans,
+        transform: Transform,
+        tokenizer: Tokenizer,
+        caption_probs: Sequence[float] | None = None,
+    ):
+        self.manifest, self.plans, self.caption_probs = manifest, plans, caption_probs
         self.transform, self.tokenizer = transform, tokenizer
         self._open = _opener(manifest)
 
@@ -91,10 +99,10 @@ class ShardDataset(Dataset):
 
     def _read(self, shard: int, ordinal: int, words: np.ndarray) -> tuple[torch.Tensor, str, bool]:
         rows: ShardRows = self._open(shard)
-        caption = rows.read_caption(ordinal)
+        caption = rows.draw_caption(ordinal, int(words[CAPTION]), self.caption_probs)
         if caption is None:
             raise DecodeError("it has no caption")
-        image, fast = self.transform(rows.read_image(ordinal), words)
+        image, fast = self.transform(rows.read_image(ordinal), words[:WORDS])
         return image, caption, fast
 
     def _substitute(self, request: Request, position: int, lost: tuple[int, int]):
@@ -115,7 +123,7 @@ class ShardDataset(Dataset):
 
     def _is_unreadable(self, shard: int, ordinal: int) -> bool:
         try:
-            self._read(shard, ordinal, np.zeros(WORDS, np.uint64))
+            self._read(shard, ordinal, np.zeros(WORDS + 1, np.uint64))
         except DecodeError:
             return True
         return False
@@ -124,14 +132,14 @@ class ShardDataset(Dataset):
         return "/".join(self._open(shard).source_of(ordinal))
 
     def _words(self, epoch: int, shard: np.ndarray, ordinal: np.ndarray) -> np.ndarray:
-        """uint64 [b, WORDS] random words that depend on (seed, stage, epoch, sample) only."""
+        """uint64 [b, WORDS + 1] random words that depend on (seed, stage, epoch, sample) only."""
         return sample_words(self.plans.seed, self.plans.stage, epoch, shard, ordinal)
 
 
 def sample_words(seed: int, stage: int, epoch: int, shard: np.ndarray, ordinal: np.ndarray) -> np.ndarray:
-    """uint64 [b, WORDS] random words of samples (shard, ordinal), a pure function of the arguments."""
+    """uint64 [b, WORDS + 1] random words of samples (shard, ordinal), a pure function of the arguments."""
     key = mix(mix(seeds.words(1, seed, stage, epoch) + shard.astype(np.uint64)) + ordinal.astype(np.uint64))
-    return mix(mix(key)[:, None] + np.arange(WORDS, dtype=np.uint64))
+    return mix(mix(key)[:, None] + np.arange(WORDS + 1, dtype=np.uint64))
 
 
 def _opener(manifest):

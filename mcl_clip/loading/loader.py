@@ -3,7 +3,7 @@
 import logging
 import signal
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -48,7 +48,8 @@ class GlobalBatchLoader:
     (manifest, seed, stage, G, policy) and not on how G is split, nor on `workers`. An epoch is one pass over
     the data, or `num_samples` samples rounded up to whole global batches, wherever in a pass that ends.
     Unreadable samples are replaced, logged and gathered in `faults` (key -> why); `UserError` after more than
-    `max_faults`. `slow` counts what the fast decoder did not take.
+    `max_faults`. Of several captions of a sample one is drawn an epoch, by `caption_probs` of the keys (see
+    `captions.draw_caption`). `slow` counts what the fast decoder did not take.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class GlobalBatchLoader:
         workers: int = 0,
         policy: Policy | None = None,
         num_samples: int | None = None,
+        caption_probs: Sequence[float] | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         channels_last: bool = False,
@@ -90,7 +92,7 @@ class GlobalBatchLoader:
         self.faults: dict[str, str] = {}
         self.slow = 0
         self._loader = DataLoader(
-            ShardDataset(manifest, self.plans, transform, tokenizer),
+            ShardDataset(manifest, self.plans, transform, tokenizer, caption_probs),
             sampler=_Requests(self),
             batch_size=None,
             num_workers=workers,

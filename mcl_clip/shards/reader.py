@@ -1,6 +1,5 @@
 """Samples of one shard, read by byte range; open tars are few and shared."""
 
-import json
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -9,6 +8,7 @@ from functools import cached_property
 import pyarrow as pa
 
 from mcl_clip.errors import UserError
+from mcl_clip.shards.captions import draw_caption, first_caption, read_captions
 from mcl_clip.shards.offsets import column
 from mcl_clip.shards.remote import is_remote, open_tar
 
@@ -106,9 +106,12 @@ class ShardRows:
         return self._read(row, *self._image)
 
     def read_caption(self, row: int) -> str | None:
-        """The caption; None for a sample without one."""
-        data = self._read(row, *self._caption)
-        return parse_caption(data, self._caption_key)
+        """The caption, the first of several; None for a sample without one."""
+        return first_caption(self._captions(row))
+
+    def draw_caption(self, row: int, word: int, probs: Sequence[float] | None = None) -> str | None:
+        """One of the captions by a random 64-bit `word`; see `captions.draw_caption`."""
+        return draw_caption(self._captions(row), word, probs)
 
     def source_of(self, row: int) -> tuple[str, str]:
         """(shard, key) of the source sample."""
@@ -116,18 +119,9 @@ class ShardRows:
             return self.name, self.table["key"][row].as_py()
         return self._source_names[self.table["source"][row].as_py()], self.table["source_key"][row].as_py()
 
+    def _captions(self, row: int) -> list[list[str]]:
+        return read_captions(self._read(row, *self._caption), self._caption_key)
+
     def _read(self, row: int, offsets, sizes) -> bytes:
         size = int(sizes[row])
         return self._tars.read(int(self._tar[row]), int(offsets[row]), size) if size else b""
-
-
-def parse_caption(data: bytes, caption_key: str | None) -> str | None:
-    """The caption in a `.txt` file, or under `caption_key` of a `.json` file; None when there is none."""
-    if caption_key is None:
-        return data.decode("utf-8", "replace") or None
-    try:
-        caption = json.loads(data).get(caption_key)
-    except (ValueError, AttributeError, RecursionError):
-        return None
-    # JSON may escape half a surrogate pair, which no tokenizer takes.
-    return caption.encode("utf-8", "replace").decode() or None if isinstance(caption, str) else None

@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 
 from mcl_clip.errors import UserError
+from mcl_clip.shards.captions import first_caption, read_captions
 from mcl_clip.shards.kinds import mend
 from mcl_clip.shards.offsets import IMAGE_EXTENSIONS, SCHEMA, failed_rows
-from mcl_clip.shards.reader import parse_caption
 from mcl_clip.shards.remote import is_remote, open_tar
 from mcl_clip.shards.tar import Member, TarError, members
 
@@ -105,7 +105,7 @@ def _rows(buffer: Any, tar: int, caption_key: str | None) -> tuple[pa.Table, int
         code = next((code for code, name in enumerate(IMAGE_EXTENSIONS) if name in by_extension), -1)
         image = by_extension[IMAGE_EXTENSIONS[code]] if code >= 0 else None
         caption = by_extension.get(caption_extension)
-        if caption and parse_caption(_payload(buffer, caption), caption_key) is None:
+        if caption and first_caption(read_captions(_payload(buffer, caption), caption_key)) is None:
             caption = None
         payload_crc32, frame_crc32 = checksums(buffer, sample.members)
         rows["key"].append(sample.key)

@@ -94,5 +94,6 @@ def _loader(job: Job, stage: int, data: Manifest, built: BuiltModel) -> GlobalBa
         workers=recipe.workers,
         policy=recipe.policy,
         num_samples=recipe.train_num_samples,
+        caption_probs=recipe.caption_probs,
         device=job.ranks.device,
     )

@@ -1,0 +1,91 @@
+"""Of several captions one is drawn, by a word that is the sample's own."""
+
+from collections import Counter
+from random import Random
+
+import numpy as np
+import pytest
+
+from mcl_clip.shards.captions import draw_caption, first_caption, read_captions
+
+
+@pytest.mark.parametrize(
+    ("data", "key", "caption"),
+    [
+        (b"a caption", None, "a caption"),
+        ("é".encode(), None, "é"),
+        (b"\xff!", None, "�!"),
+        (b"", None, None),
+        (b" \n", None, None),
+        (b'{"c": "x"}', "c", "x"),
+        (b'{"c": ""}', "c", None),
+        (b'{"c": 3}', "c", None),
+        (b"{}", "c", None),
+        (b"[]", "c", None),
+        (b"", "c", None),
+        (b"[" * 100_000, "c", None),
+        (b'{"c": "half \\ud83d"}', "c", "half ?"),
+    ],
+)
+def test_captions(data, key, caption):
+    captions = read_captions(data, key)
+    assert first_caption(captions) == draw_caption(captions, 2**64 - 1) == caption
+
+
+@pytest.mark.parametrize(
+    ("key", "captions"),
+    [
+        ("c", [["one", "two"]]),
+        ("short;c", [["s"], ["one", "two"]]),
+        ("none; c", [[], ["one", "two"]]),
+        ("mixed;short", [["x"], ["s"]]),
+    ],
+)
+def test_lists_and_several_keys(key, captions):
+    data = b'{"c": ["one", "two"], "short": "s", "mixed": [1, "x", " ", null], "none": ""}'
+    assert read_captions(data, key) == captions
+
+
+def words(count: int) -> list[int]:
+    return np.random.default_rng(0).integers(0, 2**64, count, dtype=np.uint64, endpoint=False).tolist()
+
+
+def shares(captions, probs=None, count=20_000) -> dict[str, float]:
+    found = Counter(draw_caption(captions, word, probs) for word in words(count))
+    return {caption: times / count for caption, times in found.items()}
+
+
+def open_clips_draw(captions, probs, random: Random) -> str:
+    """What open_clip 4 does: keys in an order drawn by weight without replacement, then those of weight 0."""
+    weights = list(probs) + [0.0] * (len(captions) - len(probs))
+    left = [index for index, weight in enumerate(weights) if weight > 0]
+    order = []
+    while left:
+        order.append(random.choices(left, [weights[index] for index in left])[0])
+        left.remove(order[-1])
+    order += [index for index, weight in enumerate(weights) if weight <= 0]
+    return next(captions[index][0] for index in order if captions[index])
+
+
+@pytest.mark.parametrize(
+    ("captions", "probs"),
+    [
+        ([["a"], ["b"], ["c"]], [1, 2, 1]),
+        ([["a"], ["b"], ["c"]], [3, 1]),
+        ([["a"], [], ["c"], ["d"]], [1, 5, 3]),
+        ([["a"], [], ["c"]], [0, 1]),
+        ([[], ["b"], ["c"]], [1]),
+    ],
+)
+def test_the_draw_has_the_distribution_of_open_clips(captions, probs):
+    random, count = Random(0), 20_000
+    twin = Counter(open_clips_draw(captions, probs, random) for _ in range(count))
+    ours = shares(captions, probs, count)
+    assert ours.keys() == twin.keys()
+    assert all(abs(ours[caption] - twin[caption] / count) < 0.02 for caption in twin)
+
+
+def test_without_weights_the_first_key_that_has_any_gives_all():
+    assert shares([[], ["a", "b", "c"], ["d"]]).keys() == {"a", "b", "c"}
+    assert all(abs(share - 1 / 3) < 0.02 for share in shares([["a", "b", "c"]]).values())
+    assert draw_caption([[], []], 5) is first_caption([[], []]) is None
