@@ -53,12 +53,11 @@ def positive(text: str) -> int:
 
 def load_scored_model(args: argparse.Namespace) -> ScoredModel:
     """Load what the flags of `add_model_arguments` name; `UserError` when it cannot be had."""
-    weights = args.precision if args.precision in ("bf16", "fp16") else "fp32"
     if str(args.device).startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"--device {args.device}: torch sees no GPU here; use --device cpu")
     try:
         model, preprocess, tokenizer = mcl_clip.load(
-            args.model, device=args.device, precision=weights, pretrained=args.pretrained, fusion=args.fusion
+            args.model, device=args.device, precision=args.precision, pretrained=args.pretrained, fusion=args.fusion
         )
     except UserError as error:
         raise UserError(f"--model {args.model}: {error}") from None

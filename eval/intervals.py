@@ -50,3 +50,15 @@ def bootstrap_mean_of_groups(
 def bootstrap_mean(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
     """Bootstrap percentile interval of a mean."""
     return bootstrap_mean_of_groups(values, [""] * len(values))
+
+
+def bootstrap_ratio(
+    hits: np.ndarray, counts: np.ndarray, *, resamples: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile interval of sum(hits) / sum(counts) over groups [n], which are redrawn whole."""
+    draws = []
+    for number in range(resamples):
+        picks = seeds.generator(seed, number).integers(0, len(hits), len(hits))
+        draws.append(hits[picks].sum() / counts[picks].sum())
+    low, high = np.percentile(draws, _ENDS)
+    return float(low), float(high)

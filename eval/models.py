@@ -18,14 +18,21 @@ PACKAGES = ("mcl_clip", "torch", "transformers", "datasets")
 
 @dataclass(frozen=True)
 class ScoredModel:
-    """A model in evaluation mode with what belongs to it; `record` goes into every result."""
+    """A model in evaluation mode with what belongs to it; `record` goes into every result.
+
+    `precision` is open_clip's word for how it is run; by default the one that it was loaded with (see
+    `precision_of`).
+    """
 
     model: nn.Module
     preprocess: Any
     tokenizer: Any
-    name: str
+    name: str = ""
     pretrained: str = ""
-    precision: str = "fp32"
+    precision: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "precision", self.precision or precision_of(self.model))
 
     @property
     def device(self) -> torch.device:
@@ -50,6 +57,13 @@ class ScoredModel:
             "python": platform.python_version(),
             "packages": {name: version(name) for name in PACKAGES} | {"open_clip_torch": VERSION},
         }
+
+
+def precision_of(model: nn.Module) -> str:
+    """`model.precision`, which `mcl_clip.load` sets; of another model what its weights' half type asks for, or fp32."""
+    kinds = {parameter.dtype for parameter in model.parameters()}
+    half = {torch.bfloat16: "bf16", torch.float16: "fp16"}
+    return getattr(model, "precision", None) or next((half[kind] for kind in half if kind in kinds), "fp32")
 
 
 def weights_hash(model: nn.Module) -> str:

@@ -400,7 +400,7 @@ def test_half_precision_scores(tmp_path, stages) -> None:
 def test_a_damaged_webdataset_is_named(tmp_path, damage) -> None:
     folder = webdataset_folder(tmp_path, [(label, 0) for label in range(len(CLASSES))])
     tar, wanted = folder / "test" / "1.tar", {"cut": "1.tar is no whole tar", "missing": "1.tar is missing"}
-    wanted |= {"shards": "nshards.txt holds 'two'", "class": "has the class b'x'", "image": "lacks an image"}
+    wanted |= {"shards": "nshards.txt holds 'two'", "class": "has the class 'x'", "image": "lacks an image"}
     if damage == "cut":
         tar.write_bytes(tar.read_bytes()[:2048])
     elif damage == "missing":

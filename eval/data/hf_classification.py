@@ -7,7 +7,7 @@ from typing import Any
 
 from eval.data.class_names import own_names
 from eval.data.classification_set import ClassificationSet
-from eval.data.hf_datasets import load_split, read_image, undecoded
+from eval.data.hf_datasets import load_split, only_column, read_image, undecoded
 from eval.data.images import Sample
 from eval.data.prompts import read_templates, templates_in
 from mcl_clip.errors import UserError
@@ -22,8 +22,8 @@ def open_hf_classification(
     Without names these are the only image column, and `label` or the only column of class labels.
     """
     table, commit = load_split(name, split, revision)
-    image_column = image_column or _only(table, "Image", "image", "--image-column", name)
-    label_column = label_column or _only(table, "ClassLabel", "label", "--label-column", name)
+    image_column = image_column or only_column(table, "Image", "image", "--image-column", name)
+    label_column = label_column or only_column(table, "ClassLabel", "label", "--label-column", name)
     for flag, column in (("--image-column", image_column), ("--label-column", label_column)):
         if column not in table.column_names:
             raise UserError(f"{name} has no column {column} but {', '.join(table.column_names)}; name it with {flag}")
@@ -37,16 +37,6 @@ def open_hf_classification(
     path = Path(name)
     templates = templates_in(path) if path.is_dir() else read_templates("openai")
     return own_names(ClassificationSet(path.name, (), templates, len(labels), samples, commit, keys=tuple(keys)))
-
-
-def _only(table: Any, kind: str, default: str, flag: str, name: str) -> str:
-    """`default` if there is such a column, else the only one of the kind."""
-    found = [column for column, feature in table.features.items() if type(feature).__name__ == kind]
-    if default in table.column_names:
-        return default
-    if len(found) == 1:
-        return found[0]
-    raise UserError(f"{name} has no column {default} but {', '.join(table.column_names)}; name one with {flag}")
 
 
 def _classes(table: Any, column: str, name: str) -> tuple[list[str], list[int]]:

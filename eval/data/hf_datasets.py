@@ -76,3 +76,13 @@ def read_image(table: Any, row: int, column: str) -> bytes:
     if not stored.get("path"):
         raise FileNotFoundError(2, "the table holds neither its bytes nor its path")
     return Path(stored["path"]).read_bytes()
+
+
+def only_column(table: Any, kind: str, default: str, flag: str, name: str) -> str:
+    """`default` if there is such a column, else the only one of the kind."""
+    found = [column for column, feature in table.features.items() if type(feature).__name__ == kind]
+    if default in table.column_names:
+        return default
+    if len(found) == 1:
+        return found[0]
+    raise UserError(f"{name} has no column {default} but {', '.join(table.column_names)}; name one with {flag}")
