@@ -68,7 +68,7 @@ $(VENV)/.installed-study: $(VENV)/.installed
 	@touch $@
 
 study-emoji: $(VENV)/.installed-study
-	$(BIN)/python -m benchmarks.emoji data
+	$(BIN)/python -m benchmarks.emoji all
 
 clean:
 	rm -rf $(VENV) .venv-minimums build *.egg-info

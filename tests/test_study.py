@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.study.intervals import interval
+from benchmarks.study.intervals import Estimate, holm, interval, within_blocks
 from benchmarks.study.schedule import Unit, run_all
 from benchmarks.study.training import Recipe, train
 
@@ -87,3 +87,28 @@ def test_training_lowers_the_loss_and_the_mean_of_weights_is_kept_when_asked():
     assert same == loss
     distance = (mean.image.weight - TwoLinear().image.weight).norm()
     assert 0 < distance < (last.image.weight - TwoLinear().image.weight).norm()
+
+
+def test_blocks_are_fixed_and_one_block_is_students_interval():
+    values = [0.1, 0.4, 0.2]
+    assert within_blocks([values]).interval().half == pytest.approx(interval(values).half)
+    apart = within_blocks([[0.0, 0.2], [5.0, 5.2]])
+    assert apart.mean == pytest.approx(2.6) and apart.freedom == 2
+    assert apart.error == pytest.approx(np.sqrt(0.02 / 4))  # two blocks of variance 0.02, four values
+
+
+def test_p_and_interval_agree():
+    estimate = within_blocks([[0.1, 0.4, 0.2], [0.3, 0.2, 0.5]])
+    assert estimate.interval(estimate.p).half == pytest.approx(estimate.mean)
+    assert Estimate(0.0, 0.0, 3).p == 1 and Estimate(1.0, 0.0, 3).p == 0
+
+
+def test_holm_steps_down_and_stops():
+    found = {name: Estimate(mean, 1.0, 30) for name, mean in {"b": 2.3, "a": 3.0, "c": 2.2}.items()}
+    levels = holm(found)
+    assert list(levels) == ["b", "a", "c"]
+    assert levels["a"] == found["a"].interval(0.05 / 3) and levels["a"].verdict == "wins"
+    assert levels["b"].half == pytest.approx(found["b"].interval(0.05 / 2).half) and levels["b"].verdict == "ties"
+    assert found["c"].interval(0.05).verdict == "wins" and levels["c"].verdict == "ties"
+    alone = holm({"x": Estimate(-3.0, 1.0, 30)})["x"]
+    assert alone == Estimate(-3.0, 1.0, 30).interval() and alone.verdict == "loses"

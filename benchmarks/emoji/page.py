@@ -1,0 +1,155 @@
+"""docs/study-emoji/README.md, written from the results alone."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.emoji.differences import TYPES
+from benchmarks.emoji.models import Arm
+from benchmarks.emoji.packages import ARTISTS, DRAWN
+from benchmarks.emoji.results import Results, read_results
+from benchmarks.emoji.settings import (
+    BASE,
+    CHOOSING_ARTIST,
+    CHOSEN,
+    CONFIRMING_ARTISTS,
+    CONTROLS,
+    LONG,
+    MCL,
+    TRIES,
+    Settings,
+)
+from benchmarks.emoji.units import FUSIONS
+from benchmarks.study.intervals import Interval, holm, interval, within_blocks
+from benchmarks.study.tables import percent, points, table
+from mcl_clip.artifacts import atomic_path, write_json
+
+SECONDARY = {"known": "zero-shot, known captions", "unseen": "zero-shot, unseen", "retrieval": "retrieval"}
+INTRODUCTION = """# Real drawings: MCL against controls of equal compute
+
+Written by `python -m benchmarks.emoji report` from `units/`, one file an arm, artist and seed; every number below is
+measured. `make study-emoji` fetches the drawings, trains what is missing and writes this page again.
+
+Emoji of five artists, with Unicode's names as captions, 32 pixels, held in memory: a model trains on four artists and
+is scored on the fifth, of whom it has seen nothing. *Pairs* are two drawings of one package that differ in one thing;
+both captions must pick their own (MMVP's measure, chance 25 %), and the types ({types}) are averaged, so that common
+ones do not count for more. {choosing} is for choosing settings, on seeds from 100 on; no claim is made on it. The other
+artists are fixed blocks, looked at once, and intervals are over seeds within artists.
+
+{figure}
+{credits}
+"""
+
+
+def write_page(directory: Path) -> None:
+    """Write README.md and results.json from `directory`/units."""
+    results = read_results(directory / "units")
+    figure = "![One pair of every type](pairs.png)\n" if (directory / "pairs.png").is_file() else ""
+    credits_ = "; ".join(f"{artist}: {_credit(artist)}" for artist in ARTISTS)
+    parts = [
+        INTRODUCTION.format(
+            types=", ".join(kind.lower() for kind in TYPES),
+            choosing=CHOOSING_ARTIST,
+            figure=figure,
+            credits=f"Drawings: {credits_}.",
+        ),
+        _confirmed(results) if CHOSEN else "## Confirming\n\nNothing is chosen yet, so nothing is confirmed.\n",
+        _tries(results),
+        _all_runs(results),
+    ]
+    write_json(
+        directory / "results.json",
+        [
+            {name: run.record[name] for name in ("artist", "seed", "arm", "key", "scores")}
+            for _, run in sorted(results.runs.items())
+        ],
+    )
+    with atomic_path(directory / "README.md") as temporary:
+        temporary.write_text("\n".join(parts).rstrip() + "\n", encoding="utf-8")
+
+
+def _credit(artist: str) -> str:
+    own = [package for package in DRAWN if package.name in ARTISTS[artist]]
+    return ", ".join(f"{package.credit} ({package.licence})" for package in own)
+
+
+def _confirmed(results: Results) -> str:
+    assert CHOSEN
+    arms = CHOSEN.arms()
+    blocks = {
+        name: [list(results.differences(arms[MCL], arms[name], artist).values()) for artist in CONFIRMING_ARTISTS]
+        for name in CONTROLS
+    }
+    if any(len(block) < 2 for found in blocks.values() for block in found):
+        return "## Confirming\n\nNot all runs are there yet; `make study-emoji` goes on.\n"
+    text = (
+        "## Confirming\n\nMCL, fused by concatenation, minus each control at equal compute: mean pair accuracy in "
+        f"points, over {', '.join(CONFIRMING_ARTISTS)}; intervals over seeds within artists, simultaneous by Holm over "
+        "these four comparisons. All else is secondary.\n\n"
+    )
+    found = holm({name: within_blocks(each) for name, each in blocks.items()})
+    rows = [
+        [name, points(found[name]), found[name].verdict, *(points(interval(block)) for block in blocks[name])]
+        for name in CONTROLS
+    ]
+    text += table(["MCL minus", "difference", "", *CONFIRMING_ARTISTS], rows)
+    return text + "\nEvery arm, percent:\n\n" + _arms(results, arms, CONFIRMING_ARTISTS)
+
+
+def _arms(results: Results, arms: dict[str, Arm], artists: Sequence[str]) -> str:
+    rows = []
+    for arm in arms.values():
+        for fusion in FUSIONS:
+            values = [_mean(results, arm, artists, measure, fusion) for measure in ("pairs", *SECONDARY)]
+            values += [_mean(results, arm, artists, f"pairs {kind}", fusion) for kind in TYPES]
+            if values[0]:
+                name = arm.name if len(arm.models) == 1 else f"{arm.name}, {fusion}"
+                rows.append([name, *(each or "-" for each in values)])
+    return table(["arm", "pairs", *SECONDARY.values(), *TYPES], rows)
+
+
+def _mean(results: Results, arm: Arm, artists: Sequence[str], measure: str, fusion: str) -> str:
+    blocks = [list(results.scores(arm, artist, measure, fusion).values()) for artist in artists]
+    blocks = [block for block in blocks if block]
+    return f"{100 * np.mean([np.mean(block) for block in blocks]):.1f}" if blocks else ""
+
+
+def _tries(results: Results) -> str:
+    text = (
+        f"## Choosing\n\nMean pair accuracy on {CHOOSING_ARTIST}, percent, and the difference of MCL (concat) and one "
+        "long run of the same compute, in points; its standard deviation over seeds says how sharp the measure is. "
+        "A try that has no runs yet has no numbers.\n\n"
+    )
+    rows = []
+    for name, changed in TRIES.items():
+        arms = replace(Settings(), **changed).arms()
+        gaps = list(results.differences(arms[MCL], arms[LONG], CHOOSING_ARTIST).values())
+        spread = f"{100 * np.std(gaps, ddof=1):.1f}" if len(gaps) > 1 else "-"
+        means = [list(results.scores(arms[arm], CHOOSING_ARTIST).values()) for arm in (BASE, LONG, MCL)]
+        rows.append(
+            [
+                name,
+                str(len(gaps)),
+                *(percent(Interval(float(np.mean(each)), None)) if each else "-" for each in means),
+                points(interval(gaps)) if gaps else "-",
+                spread,
+            ]
+        )
+    return text + table(["try", "seeds", BASE, LONG, MCL, "MCL minus long run", "its deviation"], rows)
+
+
+def _all_runs(results: Results) -> str:
+    rows = [
+        [
+            f"{run.record['arm']} ({run.record['key']})",
+            artist,
+            str(seed),
+            *(f"{100 * run.record['scores']['concat'][measure]:.1f}" for measure in ("pairs", *SECONDARY)),
+            f"{run.seconds:.0f}",
+        ]
+        for (artist, seed, _), run in sorted(results.runs.items())
+    ]
+    text = "## Every run\n\nFused by concatenation, percent; what it was made of stands in `units/`.\n\n"
+    return text + table(["arm", "artist", "seed", "pairs", *SECONDARY.values(), "training, s of one core"], rows)

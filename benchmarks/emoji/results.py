@@ -1,0 +1,64 @@
+"""Scores as they stand on disk: one small file an arm, artist and seed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.emoji.models import Arm
+from mcl_clip.artifacts import read_json
+
+
+@dataclass(frozen=True)
+class Run:
+    """One arm's scores, as `score_unit` wrote them."""
+
+    record: dict[str, Any]
+
+    @property
+    def where(self) -> tuple[str, int, str]:
+        """(artist, seed, the arm's key)."""
+        return self.record["artist"], self.record["seed"], self.record["key"]
+
+    @property
+    def seconds(self) -> float:
+        """Of one core, to train all models of the arm."""
+        return sum(fact["training_seconds"] for fact in self.record["facts"])
+
+
+@dataclass(frozen=True)
+class Results:
+    """All runs there are."""
+
+    runs: dict[tuple[str, int, str], Run]
+
+    def scores(self, arm: Arm, artist: str, measure: str = "pairs", fusion: str = "concat") -> dict[int, float]:
+        """By seed; a measure or fusion that an arm does not have is left out."""
+        return {
+            seed: run.record["scores"][fusion][measure]
+            for (of, seed, key), run in sorted(self.runs.items())
+            if of == artist and key == arm.key and measure in run.record["scores"].get(fusion, {})
+        }
+
+    def differences(
+        self, arm: Arm, other: Arm, artist: str, measure: str = "pairs", fusion: str = "concat"
+    ) -> dict[int, float]:
+        """`arm` minus `other` on the seeds that both have; a single model is its own fusion."""
+        found = self.scores(arm, artist, measure, _fusion(arm, fusion))
+        less = self.scores(other, artist, measure, _fusion(other, fusion))
+        return {seed: found[seed] - less[seed] for seed in found if seed in less}
+
+
+def read_results(directory: Path) -> Results:
+    """Every run below `directory`."""
+    runs = [Run(read_json(path)) for path in sorted(directory.rglob("*.json"))]
+    return Results({run.where: run for run in runs})
+
+
+def artists_of(results: Results) -> Sequence[str]:
+    """Artists that have runs, in order of their names."""
+    return sorted({artist for artist, _, _ in results.runs})
+
+
+def _fusion(arm: Arm, fusion: str) -> str:
+    return fusion if len(arm.models) > 1 else "concat"

@@ -1,0 +1,110 @@
+"""The emoji study's report, from invented scores."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from PIL import Image
+
+from benchmarks.emoji import page
+from benchmarks.emoji.data import generate
+from benchmarks.emoji.figure import draw_pairs
+from benchmarks.emoji.results import read_results
+from benchmarks.emoji.settings import (
+    BASE,
+    CHOOSING_ARTIST,
+    CONFIRMING_ARTISTS,
+    CONFIRMING_SEEDS,
+    CONTROLS,
+    LONG,
+    MCL,
+    SHUFFLED,
+    TRIES,
+    Settings,
+)
+from tests.emoji_packages import packages
+
+FIRST = next(iter(TRIES))
+
+
+def invent(directory, arm, artist, seed, pairs):
+    """One run with a mean pair accuracy."""
+    scores = {"pairs": pairs, "pairs Gender": pairs, "known": 0.1, "unseen": 0.2, "retrieval": 0.3}
+    record = {
+        "artist": artist,
+        "seed": seed,
+        "arm": arm.name,
+        "key": arm.key,
+        "facts": [{"training_seconds": 2.0}] * len(arm.models),
+        "scores": {"concat": scores} | ({"mean-cosine": scores} if len(arm.models) > 1 else {}),
+    }
+    path = directory / "units" / artist / f"seed_{seed}" / f"{arm.key}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record))
+
+
+def row_of(text, start):
+    (line,) = (line for line in text.splitlines() if line.startswith(f"| {start} |"))
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_tries_show_the_gap_and_how_sharp_it_is(tmp_path):
+    arms = Settings().arms()
+    for seed, gap in ((100, 0.10), (101, 0.02)):
+        invent(tmp_path, arms[BASE], CHOOSING_ARTIST, seed, 0.4)
+        invent(tmp_path, arms[LONG], CHOOSING_ARTIST, seed, 0.5)
+        invent(tmp_path, arms[MCL], CHOOSING_ARTIST, seed, 0.5 + gap)
+    invent(tmp_path, arms[MCL], CHOOSING_ARTIST, 102, 0.9)
+    page.write_page(tmp_path)
+    text = (tmp_path / "README.md").read_text()
+    found = row_of(text, FIRST)
+    assert found[1:5] == ["2", "40.0", "50.0", "67.3"] and found[5].startswith("+6.0 ± ") and found[6] == "5.7"
+    assert row_of(text, list(TRIES)[1])[1:] == ["0", "-", "-", "-", "-", "-"]
+    assert text.count(f"| {CHOOSING_ARTIST} | 10") == 7  # every run is shown, also the one without a partner
+    assert len(json.loads((tmp_path / "results.json").read_text())) == 7
+    assert "Twemoji by Twitter and contributors (CC-BY-4.0)" in text and "Nothing is chosen yet" in text
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_confirming_compares_with_every_control_once_all_runs_are_there(tmp_path, monkeypatch, whole):
+    chosen = replace(Settings(), epochs=3)
+    monkeypatch.setattr(page, "CHOSEN", chosen)
+    arms = chosen.arms()
+    for place, artist in enumerate(CONFIRMING_ARTISTS):
+        for seed in CONFIRMING_SEEDS:
+            for name, arm in arms.items():
+                gain = {MCL: 0.2, SHUFFLED: 0.3}.get(name, 0.0) + 0.01 * seed * (name == MCL)
+                invent(tmp_path, arm, artist, seed, 0.1 * place + gain)
+    if not whole:
+        path = next((tmp_path / "units" / CONFIRMING_ARTISTS[0]).rglob(f"{arms[LONG].key}.json"))
+        path.unlink()
+        next((tmp_path / "units" / CONFIRMING_ARTISTS[0]).rglob(f"{arms[LONG].key}.json")).unlink()
+    page.write_page(tmp_path)
+    text = (tmp_path / "README.md").read_text()
+    if not whole:
+        assert "Not all runs are there yet" in text
+        return
+    for name in CONTROLS:
+        found = row_of(text.split("Every arm, percent")[0], name)
+        assert found[1].startswith("-8.0 ± " if name == SHUFFLED else "+22.0 ± ")
+        assert found[2] == ("loses" if name == SHUFFLED else "wins")
+    assert row_of(text, "MCL, concat")[1:5] == ["37.0", "10.0", "20.0", "30.0"]
+
+
+def test_differences_pair_seeds(tmp_path):
+    arms = Settings().arms()
+    invent(tmp_path, arms[MCL], "noto", 1, 0.5)
+    invent(tmp_path, arms[MCL], "noto", 2, 0.7)
+    invent(tmp_path, arms[LONG], "noto", 2, 0.4)
+    results = read_results(tmp_path)
+    assert results.scores(arms[MCL], "noto") == {1: 0.5, 2: 0.7}
+    assert results.scores(arms[MCL], "noto", "pairs Hair") == {}
+    (gap,) = results.differences(arms[MCL], arms[LONG], "noto", fusion="mean-cosine").items()
+    assert gap == (2, pytest.approx(0.3))
+
+
+def test_the_figure_shows_what_there_is(tmp_path):
+    drawn, names = packages(tmp_path / "npm")
+    data = generate(tmp_path / "data", tmp_path / "npm", packages=drawn, names=names, processes=1)
+    draw_pairs(tmp_path / "pairs.png", data, ["noto", "twemoji"])
+    assert len(Image.open(tmp_path / "pairs.png").convert("RGB").getcolors(1 << 20)) > 20
