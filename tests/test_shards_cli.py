@@ -9,7 +9,7 @@ import pandas
 import pytest
 
 from mcl_clip.shards.manifest import Manifest
-from tests.tars import write_shards
+from tests.tars import image_bytes, write_shards
 from training.shards import main
 
 ROOT = Path(__file__).parent.parent
@@ -125,6 +125,35 @@ def test_torchrun_shares_the_work(data, capsys):
     assert run(capsys, "bucket", *common, "--output", folder / "alone")[0] == 0
     assert torchrun("bucket", *common, "--output", folder / "shared").returncode == 0
     assert Manifest.load(folder / "shared").hash == Manifest.load(folder / "alone").hash
+
+
+def test_pack_alone_and_on_two_ranks_gives_the_same_bytes(data, capsys):
+    folder, _ = data
+    rows = ["filepath,title"]
+    for number in range(7):
+        (folder / f"{number}.jpg").write_bytes(image_bytes(number))
+        rows.append(f"{number}.jpg,caption {number}")
+    (folder / "t.csv").write_text("\n".join([*rows, "gone.jpg,none"]))
+    flags = [
+        folder / "t.csv",
+        "--csv-separator",
+        ",",
+        "--mcl-shard-size",
+        2,
+        "--workers",
+        1,
+        "--compute-hash",
+        "sha256",
+    ]
+    status, out, _ = run(capsys, "pack", *flags, "--output", folder / "alone")
+    assert (status, "7 samples in 4 shards, 1 rows skipped: 1 no such file (gone.jpg)" in out) == (0, True)
+    assert torchrun("pack", *flags, "--output", folder / "shared").returncode == 0
+    alone, shared = (
+        {path.name: path.read_bytes() for path in (folder / name).iterdir()} for name in ("alone", "shared")
+    )
+    assert alone == shared and len(alone) == 13
+    status, _, line = run(capsys, "pack", folder / "t.csv", "--output", folder / "other")
+    assert (status, "add --csv-separator ','" in line, (folder / "other").exists()) == (2, True, False)
 
 
 def test_tasks_of_srun_are_ranks_of_one_job_and_a_script_of_sbatch_is_one_process(data, capsys):

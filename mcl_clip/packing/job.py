@@ -56,10 +56,9 @@ def pack(
     """Write the rows of `source` to `output_dir`, `shard_size` rows a tar, raw bytes as they are.
 
     With `hash_name` (md5, sha256 or sha512) that hash of every image is recorded, as img2dataset does.
-    The ranks of a `world` all call this. The files depend on the rows and on
-    `shard_size`, not on ranks, workers or interruptions; a killed run goes on with the shards that are missing.
-    Memory: one image and the records of one shard in each process. Raises `UserError` when no row gives a
-    sample, and for a directory that holds anything else.
+    The ranks of a `world` all call this. The files depend on the rows and on `shard_size`, not on ranks, workers or
+    interruptions; a killed run goes on with the shards that are missing. Memory: one image and the records of one
+    shard in each process. Raises `UserError` when no row gives a sample, and for a directory that holds anything else.
     """
     world = world or World()
     directory, work = Path(output_dir), Path(output_dir) / "work"
