@@ -180,6 +180,26 @@ def test_each_rank_gets_the_sum_of_its_gradients(world_size, case):
     assert all(case in rank for rank in results(world_size)) or not GLOO_SCATTERS
 
 
+def test_collectives_are_given_contiguous_tensors(monkeypatch):
+    # Of the backends only some take others.
+    def all_gather(output, part):
+        assert output.is_contiguous() and part.is_contiguous()
+        output.copy_(torch.cat((part, part)))
+
+    def reduce_scatter(output, parts):
+        assert output.is_contiguous() and parts.is_contiguous()
+        output.copy_(parts.chunk(2)[1])
+
+    monkeypatch.setattr(gather, "_all_gather", all_gather)
+    monkeypatch.setattr(gather, "_reduce_scatter", reduce_scatter)
+    monkeypatch.setattr(gather, "scatters_sums", lambda device: True)
+    local = torch.arange(SIZE * DIM / 2, dtype=torch.float64).view(DIM, SIZE // 2).T.requires_grad_()
+    gathered = gather.gather_with_gradient(local, 2)
+    assert torch.equal(gathered, torch.cat((local, local)))
+    weighted(gathered).backward()
+    assert torch.equal(local.grad, WEIGHTS.T[SIZE // 2 :])
+
+
 @worlds
 @modes
 @layouts

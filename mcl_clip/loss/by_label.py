@@ -44,8 +44,8 @@ def loss_by_label(
     own = order[rank * count : (rank + 1) * count]
     place = own.to(image_features.device)
     return loss(
-        image_features[place],
-        text_features[place],
+        image_features.index_select(0, place),
+        text_features.index_select(0, place),
         logit_scale,
         logit_bias,
         segments=SegmentLayout(tuple(lengths.tolist())),

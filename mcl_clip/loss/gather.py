@@ -43,11 +43,12 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor):
+        gradient = gradient.contiguous()
         if scatters_sums(gradient.device):
             own = gradient.new_empty(len(gradient) // ctx.world_size, *gradient.shape[1:])
-            _reduce_scatter(own, gradient.contiguous())
+            _reduce_scatter(own, gradient)
             return own, None
-        total = gradient.clone(memory_format=torch.contiguous_format)
+        total = gradient.clone()
         dist.all_reduce(total)
         return total.chunk(ctx.world_size)[dist.get_rank()], None
 
