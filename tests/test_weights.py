@@ -14,7 +14,7 @@ import mcl_clip
 from mcl_clip.errors import UserError
 from mcl_clip.fusion.take_over import open_stage
 from mcl_clip.models.checkpoints import save_checkpoint
-from mcl_clip.models.stage_model import save_stage_model
+from mcl_clip.models.stage_model import read_stage_config, save_stage_model
 from mcl_clip.models.weights import read_weights
 from mcl_clip.openclip.configs import add_model_config
 from tests.tiny_models import TINY, tiny_images, tiny_model
@@ -107,25 +107,29 @@ def stage_of(folder, **changes):
     return folder / "open_clip_model.safetensors"
 
 
-def test_weights_that_lie_beside_another_configuration_are_refused_in_every_command(tmp_path, capfd, name):
+@torch.no_grad()
+def test_weights_are_used_as_the_configuration_beside_them_says_in_every_command(tmp_path, name):
     weights = stage_of(tmp_path / "stage", quick_gelu=True)
-    with pytest.raises(UserError, match=r"quick_gelu True, not False.*mean \[0.5, .*use --model .*stage without"):
-        mcl_clip.load(name, pretrained=str(weights))
-    with pytest.raises(UserError, match="quick_gelu True, not False"):
-        open_stage(weights, architecture=name)
-    assert main([*command(tmp_path), "--model", name, "--pretrained", str(weights)]) == 2
-    assert f"local-dir:{tmp_path}/stage" in capfd.readouterr().err
-    said = ["--force-quick-gelu", "--image-mean", "0.5", "0.5", "0.5"]
-    assert main([*command(tmp_path, "--epochs", "1"), "--model", name, "--pretrained", str(weights), *said]) == 0
+    expected, preprocess, _ = mcl_clip.load(tmp_path / "stage")
+    images = tiny_images(expected, 2)
+    with pytest.warns(UserWarning, match=f"as the open_clip_config.json beside it says, not as {name}"):
+        model, found, _ = mcl_clip.load(name, pretrained=str(weights))
+    assert torch.equal(model.encode_image(images), expected.encode_image(images)) and str(found) == str(preprocess)
+    with pytest.warns(UserWarning, match="beside it"):
+        assert open_stage(weights, architecture=name).config["model_cfg"]["quick_gelu"] is True
+    with pytest.warns(UserWarning, match="beside it"):
+        assert fuse.main([str(weights), "--model", name, "--output", str(tmp_path / "fused")]) == 0
+    fused, _, _ = mcl_clip.load(tmp_path / "fused")
+    assert torch.equal(fused.encode_image(images), expected.encode_image(images))
 
 
-def test_weights_beside_a_configuration_that_says_the_same_are_used(tmp_path, name):
-    model = tiny_model("vit", 0)
-    save_stage_model(model, tmp_path, model_cfg=TINY["vit"], preprocess_cfg=model.visual.preprocess_cfg)
-    loaded, _, _ = mcl_clip.load(name, pretrained=str(tmp_path / "open_clip_model.safetensors"))
-    images = tiny_images(model, 2)
-    with torch.no_grad():
-        assert torch.equal(loaded.encode_image(images), model.encode_image(images))
+def test_a_run_starts_from_weights_as_the_configuration_beside_them_says(tmp_path, name):
+    weights = stage_of(tmp_path / "stage", quick_gelu=True)
+    flags = ["--mcl-base", "keep", "--image-std", "0.1", "0.1", "0.1"]
+    assert main([*command(tmp_path), "--model", name, "--pretrained", str(weights), *flags]) == 0
+    config = read_stage_config(tmp_path / "runs/run/stage_0/model")
+    assert config["model_cfg"]["quick_gelu"] is True
+    assert list(config["preprocess_cfg"]["mean"]) == [0.5] * 3 and list(config["preprocess_cfg"]["std"]) == [0.1] * 3
 
 
 def test_other_weights_in_the_same_folder_are_not_described(tmp_path, name):
@@ -134,28 +138,27 @@ def test_other_weights_in_the_same_folder_are_not_described(tmp_path, name):
     assert open_stage(tmp_path / "mine.safetensors", architecture=name).config["model_cfg"]["quick_gelu"] is False
 
 
-def test_the_checkpoint_of_an_unfinished_run_is_read_with_its_configuration(tmp_path):
-    assert main([*command(tmp_path, "--epochs", "2"), "--save-frequency", "1", "--mcl-keep-checkpoints", "9"]) == 0
-    state = torch.load(min((tmp_path / "runs/run/stage_0/checkpoints").glob("step_*.pt")), weights_only=True)
-    assert state["config"]["preprocess_cfg"]["mean"] == [0.5] * 3
-    (tmp_path / "names").mkdir()
-    (tmp_path / "names" / "mcl-test-run.json").write_text(json.dumps(state["config"]["model_cfg"]))
-    add_model_config(tmp_path / "names")
+def test_the_checkpoint_of_an_unfinished_run_is_opened_as_the_run_has_it(tmp_path):
+    assert main([*command(tmp_path, "--epochs", "2"), "--force-quick-gelu", "--mcl-keep-checkpoints", "9"]) == 0
     path = min((tmp_path / "runs/run/stage_0/checkpoints").glob("step_*.pt"))
-    with pytest.raises(UserError, match=r"preprocess_cfg.mean \[0.5, 0.5, 0.5\], not"):
-        mcl_clip.load("mcl-test-run", pretrained=str(path))
+    stage = open_stage(path)
+    config = read_stage_config(tmp_path / "runs/run/stage_0/model")
+    assert stage.config["model_cfg"]["quick_gelu"] is config["model_cfg"]["quick_gelu"] is True
+    assert list(stage.preprocess_cfg["mean"]) == [0.5] * 3
+    state = torch.load(path, weights_only=True)["model"]
+    assert all(torch.equal(tensor, state[name]) for name, tensor in stage.model.state_dict().items())
+    assert fuse.main([str(path), "--output", str(tmp_path / "fused")]) == 0
 
 
-def test_a_checkpoints_own_configuration_counts(tmp_path, name):
+def test_a_run_from_a_checkpoint_of_another_configuration_is_refused(tmp_path, capfd, name):
     model = tiny_model("vit", 0, quick_gelu=True)
     config = {"model_cfg": TINY["vit"] | {"quick_gelu": True}, "preprocess_cfg": {}}
     path = save_checkpoint(tmp_path, 3, {"model": model.state_dict(), "config": config}, keep=1)
-    with pytest.raises(UserError, match="quick_gelu True, not False"):
-        open_stage(path, architecture=name)
-    stage = open_stage(path, architecture=name, quick_gelu=True)
+    opened, _, _ = mcl_clip.load(name, pretrained=str(path))
     images = tiny_images(model, 2)
     with torch.no_grad():
-        assert torch.equal(stage.model.encode_image(images), model.encode_image(images))
-    assert main([*command(tmp_path, "--epochs", "1"), "--model", name, "--pretrained", str(path)]) == 2
-    forced = ["--force-quick-gelu", "--model", name, "--pretrained", str(path)]
-    assert main([*command(tmp_path, "--epochs", "1"), *forced]) == 0
+        assert torch.equal(opened.encode_image(images), model.encode_image(images))
+    start = [*command(tmp_path, "--epochs", "1"), "--model", name, "--pretrained", str(path)]
+    assert main(start) == 2
+    assert "whose configuration says quick_gelu True, not False" in capfd.readouterr().err
+    assert main([*start, "--force-quick-gelu"]) == 0

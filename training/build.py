@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 import mcl_clip.models  # noqa: F401  open_clip then knows our small models
 from mcl_clip.artifacts import sha256_file
 from mcl_clip.errors import UserError
-from mcl_clip.models.described import check_configuration
+from mcl_clip.models.described import check_configuration, described_directory
 from mcl_clip.models.stage_model import complete_model_cfg, has_weights, model_hash, read_stage_config
 from mcl_clip.models.weights import read_weights
 from mcl_clip.openclip.configs import get_model_config, parse_model_name
@@ -27,6 +27,7 @@ from mcl_clip.openclip.models import CLIP, CustomTextCLIP, create_model, weights
 from mcl_clip.seeds import words
 from training.ranks import Ranks
 from training.recipe import ModelRecipe, OptimizationRecipe, StageRecipe
+from training.reporting import log
 
 ContrastiveModel: TypeAlias = CLIP | CustomTextCLIP
 
@@ -51,6 +52,9 @@ def build_base(recipe: ModelRecipe, precision: str, seed: int, device: torch.dev
 
     Raises `UserError` when open_clip does not know the model or its weights.
     """
+    if folder := described_directory(recipe.pretrained):
+        log.info(f"--pretrained {recipe.pretrained} is used as the configuration beside it says, not as {recipe.model}")
+        recipe = replace(recipe, model=f"local-dir:{folder}", pretrained="")
     model_cfg = _model_cfg(recipe)
     is_file = os.path.isfile(recipe.pretrained)
     reading = weights_read_by(read_weights) if is_file else contextlib.nullcontext()

@@ -5,13 +5,17 @@ import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import open_clip
 import torch
 
+from mcl_clip.artifacts import write_json
 from mcl_clip.errors import UserError
 from mcl_clip.fusion.stages import Stage
-from mcl_clip.models.described import check_configuration
+from mcl_clip.models.checkpoints import checkpoint_configuration
+from mcl_clip.models.described import check_configuration, described_directory
 from mcl_clip.models.stage_model import CONFIG_NAME, complete_model_cfg, load_stage_model, read_stage_config
 from mcl_clip.models.weights import read_weights
 from mcl_clip.openclip.configs import get_model_config, list_models
@@ -30,8 +34,9 @@ def open_stage(
     """One stage from a stage directory, an open_clip checkpoint file, an open_clip name, or
     `hf-hub:OWNER/NAME`.
 
-    A checkpoint (`.pt`, `.pth`, `.bin`, `.safetensors`, as `read_weights` takes them, a run's own step_*.pt among
-    them) says nothing about its architecture: `architecture` is open_clip's name for it.
+    A checkpoint (`.pt`, `.pth`, `.bin`, `.safetensors`, as `read_weights` takes them) says nothing about its
+    architecture: `architecture` is open_clip's name for it. A run's own step_*.pt, and weights beside an
+    open_clip_config.json, bring their configuration, which counts.
     Checkpoints of models that began as OpenAI's, the reference implementation's among them, need
     QuickGELU: a `-quickgelu` name, or `quick_gelu`. A name needs `pretrained`, a tag or a checkpoint.
     Pickles are read as tensors only.
@@ -39,13 +44,14 @@ def open_stage(
     path = Path(source)
     for directory in (path, path / "model"):
         if (directory / CONFIG_NAME).is_file():
-            model, _, tokenizer = load_stage_model(directory, device, precision)
-            return Stage(model, read_stage_config(directory), tokenizer, str(source))
+            return _stage_of(directory, str(source), device, precision)
     if path.is_dir():
         inside = next((name for name in ("fused", "stage_0") if (path / name).is_dir()), None)
         hint = f"; it is a run: name {path / inside}" if inside else ""
         raise UserError(f"{source} is not a stage directory: it has no {CONFIG_NAME}{hint}")
     if path.is_file():
+        if not quick_gelu and (config := checkpoint_configuration(path)):
+            return _stage_of_checkpoint(path, config, device, precision)
         if architecture is None:
             raise UserError(f"{source} is a checkpoint: name its architecture with --model, as open_clip calls it")
         return _create(architecture, str(path), str(source), device, precision, quick_gelu)
@@ -59,6 +65,23 @@ def open_stage(
     return _create(name, pretrained, f"{name} {pretrained}", device, precision, quick_gelu)
 
 
+def _stage_of(directory: Path, source: str, device: str | torch.device, precision: str) -> Stage:
+    model, _, tokenizer = load_stage_model(directory, device, precision)
+    return Stage(model, read_stage_config(directory), tokenizer, source)
+
+
+def _stage_of_checkpoint(path: Path, config: dict[str, Any], device: str | torch.device, precision: str) -> Stage:
+    """The model of an unfinished run, as the run's own configuration has it."""
+    state = read_weights(path)
+    with _failures_in_words(str(path)), torch.random.fork_rng(devices=[]), TemporaryDirectory() as folder:
+        write_json(Path(folder) / CONFIG_NAME, config)
+        name = f"local-dir:{folder}"
+        model = create_model(name, precision=precision, device=device, load_weights=False, pretrained_text=False)
+        model.load_state_dict(state)
+        tokenizer = open_clip.get_tokenizer(name)
+    return Stage(model.eval(), config, tokenizer, str(path))
+
+
 def _create(
     name: str,
     pretrained: str | None,
@@ -67,6 +90,11 @@ def _create(
     precision: str,
     quick_gelu: bool,
 ) -> Stage:
+    if pretrained is not None and not quick_gelu and (folder := described_directory(pretrained)):
+        warnings.warn(f"{pretrained} is used as the {CONFIG_NAME} beside it says, not as {name}", stacklevel=2)
+        return _stage_of(folder, source, device, precision)
+    if pretrained is not None and not quick_gelu and (config := checkpoint_configuration(pretrained)):
+        return _stage_of_checkpoint(Path(pretrained), config, device, precision)
     if pretrained is not None and not os.path.isfile(pretrained):
         tag = get_pretrained_cfg(name.replace("/", "-"), pretrained)
         if not tag:

@@ -62,7 +62,7 @@ def load_checkpoint(path: str | os.PathLike, map_location: Any = "cpu") -> dict[
     return state
 
 
-def checkpoint_configuration(path: str | os.PathLike) -> Any:
+def checkpoint_configuration(path: str | os.PathLike) -> dict[str, Any] | None:
     """The open_clip configuration that a checkpoint of ours holds; None for any other file. Reads no weights."""
     if not _NAME.fullmatch(Path(path).name):
         return None
@@ -70,7 +70,8 @@ def checkpoint_configuration(path: str | os.PathLike) -> Any:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
         return None
-    return state.get("config") if isinstance(state, dict) else None
+    config = state.get("config") if isinstance(state, dict) else None
+    return config if isinstance(config, dict) and isinstance(config.get("model_cfg"), dict) else None
 
 
 def _checkpoints(directory: Path) -> list[tuple[int, Path]]:

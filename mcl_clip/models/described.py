@@ -1,14 +1,13 @@
-"""Weights that come with their own configuration are not used by another: what no weight shows would be lost."""
+"""Weights that come with their own configuration are used by it, or not at all: it says what no weight shows."""
 
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mcl_clip.artifacts import read_json
 from mcl_clip.errors import UserError
 from mcl_clip.models.checkpoints import checkpoint_configuration
-from mcl_clip.models.stage_model import CONFIG_NAME, WEIGHTS_NAMES, complete_model_cfg
+from mcl_clip.models.stage_model import CONFIG_NAME, complete_model_cfg, has_weights, stage_weights
 from mcl_clip.openclip.models import CLIPTextCfg, CLIPVisionCfg
 from mcl_clip.openclip.transforms import PreprocessCfg
 
@@ -18,13 +17,20 @@ _NOT_OF_WEIGHTS = {
 }  # fmt: skip
 
 
+def described_directory(weights: str | os.PathLike) -> Path | None:
+    """The directory whose weights these are, when it has an open_clip_config.json; None for any other file."""
+    path, folder = Path(weights), Path(weights).parent
+    is_described = path.is_file() and (folder / CONFIG_NAME).is_file() and has_weights(folder)
+    return folder if is_described and stage_weights(folder).samefile(path) else None
+
+
 def check_configuration(weights: str | os.PathLike, model: Any, model_cfg: Mapping[str, Any]) -> None:
-    """`UserError` when the configuration that comes with `weights` says otherwise than the model that took them.
+    """`UserError` when the configuration in a checkpoint of a run says otherwise than the model that took its weights.
 
     `model` was built by name from `model_cfg`. Compared is what changes an embedding and has no tensor: the
     activation, heads, pooling, sizes, mean and standard deviation, how images are resized.
     """
-    described = _configuration_of(Path(weights))
+    described = checkpoint_configuration(weights)
     if described is None:
         return
     ours = _facts({"model_cfg": complete_model_cfg(model, model_cfg), "preprocess_cfg": model.visual.preprocess_cfg})
@@ -32,21 +38,10 @@ def check_configuration(weights: str | os.PathLike, model: Any, model_cfg: Mappi
     names = [name for name in ours if theirs.get(name, ours[name]) != ours[name]]
     if names:
         said = "; ".join(f"{name} {theirs[name]}, not {ours[name]}" for name in names[:4])
-        folder = Path(weights).parent
-        mend = f"use --model {folder} without --pretrained (for mcl-train --model local-dir:{folder})"
-        if Path(weights).name not in WEIGHTS_NAMES:
-            mend = "give the flags that its run was started with, such as --force-quick-gelu"
-        raise UserError(f"{weights} has its own configuration, which says {said}: {mend}")
-
-
-def _configuration_of(weights: Path) -> dict[str, Any] | None:
-    """What lies beside the weights of a directory, or is part of a run's checkpoint."""
-    beside = weights.parent / CONFIG_NAME
-    if weights.name in WEIGHTS_NAMES and beside.is_file():
-        described = read_json(beside)
-    else:
-        described = checkpoint_configuration(weights)
-    return described if isinstance(described, dict) and isinstance(described.get("model_cfg"), dict) else None
+        raise UserError(
+            f"{weights} is of a run whose configuration says {said}: "
+            "give the flags that it was started with, such as --force-quick-gelu or --image-mean"
+        )
 
 
 def _facts(config: Mapping[str, Any]) -> dict[str, Any]:

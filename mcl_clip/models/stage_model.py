@@ -21,7 +21,7 @@ from mcl_clip.openclip.transforms import PreprocessCfg, image_transform_v2
 
 CONFIG_NAME = "open_clip_config.json"
 WEIGHTS_NAME = "open_clip_model.safetensors"
-WEIGHTS_NAMES = (WEIGHTS_NAME, "open_clip_pytorch_model.safetensors", "model.safetensors")
+_WEIGHTS_NAMES = (WEIGHTS_NAME, "open_clip_pytorch_model.safetensors", "model.safetensors")
 
 
 def save_stage_model(
@@ -144,12 +144,12 @@ def read_stage_config(directory: str | os.PathLike) -> dict[str, Any]:
 
 def has_weights(directory: str | os.PathLike) -> bool:
     """Whether a directory holds weights that `stage_weights` finds."""
-    return any((Path(directory) / name).is_file() for name in WEIGHTS_NAMES)
+    return any((Path(directory) / name).is_file() for name in _WEIGHTS_NAMES)
 
 
 def stage_weights(directory: str | os.PathLike) -> Path:
     """The safetensors file of a stage directory; `UserError` when there is none (open_clip only warns)."""
-    for name in WEIGHTS_NAMES:
+    for name in _WEIGHTS_NAMES:
         if (path := Path(directory) / name).is_file():
             return path
     raise UserError(f"{directory} has no {WEIGHTS_NAME}: copy the weights beside {CONFIG_NAME}")
