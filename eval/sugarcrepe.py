@@ -24,11 +24,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog="example: mcl-sugarcrepe --model runs/NAME/fused --output scores.json",
     )
     add_model_arguments(parser)
-    parser.add_argument("--data", help="folder with a folder a category; by default the hub's SugarCrepe")
+    parser.add_argument(
+        "--data", help="folder with NAME.json as the authors publish it, or a folder a category; by default the hub's"
+    )
+    parser.add_argument("--images", help="of the authors' JSON: COCO's val2017 (default: val2017 in --data)")
     parser.add_argument("--categories", nargs="+", choices=CATEGORIES, default=CATEGORIES)
     add_output_arguments(parser)
     args = parser.parse_args(argv)
-    categories = [open_category(name, args.data) for name in dict.fromkeys(args.categories)]
+    categories = [open_category(name, args.data, args.images) for name in dict.fromkeys(args.categories)]
     rows = evaluate(load_scored_model(args), categories, batch_size=args.batch_size, progress=sys.stderr.isatty())
     show(rows, ["accuracy", *(f"accuracy/{category.name}" for category in categories)], args)
     return 0

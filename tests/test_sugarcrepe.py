@@ -65,8 +65,8 @@ def test_a_sample_is_right_when_the_caption_is_strictly_closer(tmp_path, stages)
     assert list(rows) == ["stage_0", "stage_1", "fused"]
     for name, alone in (("stage_0", model.stages[0]), ("stage_1", model.stages[1]), ("fused", model)):
         expected = {}
-        for category, table in ((each.name, each.table) for each in categories):
-            right = 0
+        for category in (each.name for each in categories):
+            table, right = datasets.Dataset.from_parquet(str(tmp_path / category / "test.parquet")), 0
             for sample in table.cast_column("image", datasets.Image()):
                 caption = table.features["true_label"].int2str(sample["true_label"])
                 negative = next(text for text in sample["tested_labels"] if text != caption)
@@ -80,6 +80,29 @@ def test_a_sample_is_right_when_the_caption_is_strictly_closer(tmp_path, stages)
         assert rows[name]["accuracy/add"] == pytest.approx(add)
         assert rows[name]["accuracy"] == pytest.approx(sum(expected.values()) / 3)
     assert rows["fused"]["n_samples"] == 18
+
+
+def test_the_authors_layout_gives_the_same_scores(tmp_path, stages) -> None:
+    write_category(tmp_path / "table", "add_att", 5)
+    category = open_category("add_att", tmp_path / "table")
+    (tmp_path / "official/data").mkdir(parents=True)
+    (tmp_path / "val2017").mkdir()
+    listed = {}
+    for number, (sample, (caption, negative)) in enumerate(zip(category.samples(), category.captions, strict=True)):
+        (tmp_path / f"val2017/{number:012d}.jpg").write_bytes(sample.read())
+        listed[str(number)] = {"filename": f"{number:012d}.jpg", "caption": caption, "negative_caption": negative}
+    path = tmp_path / "official/data/add_att.json"
+    path.write_text(json.dumps(listed))
+    found = open_category("add_att", tmp_path / "official", tmp_path / "val2017")
+    scored = ScoredModel(*load(stages))
+    assert evaluate(scored, [found]) == evaluate(scored, [category])
+    (tmp_path / "val2017").rename(tmp_path / "official/val2017")
+    assert open_category("add_att", tmp_path / "official").captions == category.captions
+    with pytest.raises(UserError, match="does not exist; name the folder of the images with --images"):
+        open_category("add_att", tmp_path / "official", tmp_path)
+    path.write_text('{"0": {"filename": "x.jpg", "caption": "one"}}')
+    with pytest.raises(UserError, match=r"add_att\.json is not as SugarCrepe's authors publish it \(KeyError"):
+        open_category("add_att", tmp_path / "official")
 
 
 def test_a_tie_is_wrong(tmp_path) -> None:

@@ -27,7 +27,7 @@ def open_caption_file(path: Path, split: str, images: Path | None = None) -> Ret
     except (KeyError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise UserError(f"--dataset {path} is neither COCO's captions nor one of Karpathy's files ({reason})") from None
-    captioned = [(_inside(folder, name), captions) for name, captions in listed if captions]
+    captioned = [(inside(folder, name), captions) for name, captions in listed if captions]
     if not captioned:
         raise UserError(f"--dataset {path} holds no captions")
     left = len(listed) - len(captioned)
@@ -58,7 +58,7 @@ def _karpathy(content: dict[str, Any], split: str, path: Path) -> Iterator[tuple
             yield name, tuple(text for sentence in image["sentences"] if (text := sentence["raw"].strip()))
 
 
-def _inside(folder: Path, name: str) -> Path:
+def inside(folder: Path, name: str) -> Path:
     """The file of an untrusted name, which may not leave the folder."""
     if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
         raise UserError(f"the image name {name!r} leads out of {folder}")

@@ -49,8 +49,8 @@ def _score(
     scored: ScoredModel, category: Category, batch_size: int, progress: bool
 ) -> tuple[dict[str, np.ndarray], str]:
     """(right or wrong by row and sample, content hash)."""
-    count = len(category.table)
-    texts = embed_texts(scored, [text for row in range(count) for text in category.captions(row)])
+    count = len(category.captions)
+    texts = embed_texts(scored, [text for pair in category.captions for text in pair])
     stages, _, content = embed_all_images(
         scored, category.samples(), count, batch_size=batch_size, progress=progress, what=category.name
     )
