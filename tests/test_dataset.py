@@ -146,18 +146,34 @@ def test_two_faults_do_not_share_the_only_sample_outside(tmp_path):
     index = make_index(tmp_path, 1, 13, broken_image=[(0, int(ordinals[place])) for place in (first, second)])
     dataset = dataset_of(index, labels=[""], min_segment=32)
     results = [dataset[request(dataset, 0, at, at + 1)] for at in range(12)]
-    assert [place for place, result in enumerate(results) if result.error] == [second]
+    assert [place for place, result in enumerate(results) if result.missing] == [second]
     keys = [key for result in results for key in result.keys]
-    assert len(set(keys)) == 11
+    assert keys[second] == f"00000/00000{ordinals[second]:04d}" and len(set(keys)) == 12
     left = set(range(13)) - set(ordinals.tolist())
     assert keys[first] == f"00000/00000{left.pop():04d}"
 
 
-def test_none_left_names_the_key(tmp_path):
+def test_where_none_is_left_the_row_is_missing_and_holds_an_image_of_the_batch(tmp_path):
     dataset = dataset_of(make_index(tmp_path, 1, 12, broken_image=[(0, 4)]), labels=[""])
     samples = dataset[request(dataset, 0)]
-    assert samples.error is not None and "00000/000000004" in samples.error
-    assert "\n" not in samples.error
+    (lost,) = samples.missing
+    assert samples.error is None and samples.keys[lost] == "00000/000000004"
+    present = 0 if lost else 1
+    assert torch.equal(samples.images[lost], samples.images[present])
+    assert torch.equal(samples.texts[lost], tokenize([""])[0])
+    alone = dataset[request(dataset, 0, lost, lost + 1)]
+    assert alone.missing == [0] and not alone.images.any()
+
+
+def test_no_more_substitutes_are_tried_than_the_bound(tmp_path, monkeypatch):
+    """Data that is broken as a whole must not be read as a whole for every one of its samples."""
+    dataset = dataset_of(make_index(tmp_path, 1, 90, broken_image=[(0, n) for n in range(90)]), labels=[""])
+    monkeypatch.setattr("mcl_clip.loading.dataset.MOST_TRIED", 3)
+    tried = []
+    read = ShardDataset._read
+    monkeypatch.setattr(ShardDataset, "_read", lambda *args: tried.append(args[1:3]) or read(*args))
+    assert dataset[request(dataset, 0, 0, 1)].missing == [0]
+    assert len(tried) == 4
 
 
 def test_open_clips_own_transform_can_be_used(index):

@@ -72,10 +72,25 @@ def pixels(image):
         (encoded(picture(60, 80).convert("CMYK")), False),
         (encoded(picture(60, 80).convert("RGBA"), "PNG"), False),
         (encoded(picture(60, 80).convert("P"), "PNG", transparency=3), False),
+        (encoded(picture(60, 80).convert("L"), "PNG", transparency=127), False),
+        (encoded(picture(60, 80), "PNG", transparency=(127, 127, 127)), False),
         (encoded(Image.fromarray(np.arange(4800, dtype=np.uint16).reshape(60, 80)), "PNG"), False),
         (encoded(picture(60, 80), "WEBP"), False),
     ],
-    ids=["jpeg", "progressive", "gray-jpeg", "png", "gray-png", "cmyk", "alpha", "palette", "16-bit", "webp"],
+    ids=[
+        "jpeg",
+        "progressive",
+        "gray-jpeg",
+        "png",
+        "gray-png",
+        "cmyk",
+        "alpha",
+        "palette",
+        "gray-tRNS",
+        "rgb-tRNS",
+        "16-bit",
+        "webp",
+    ],
 )
 def test_decoded_pixels_are_pillows(data, fast):
     image, was_fast = decode_rgb(data)

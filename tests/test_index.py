@@ -1,11 +1,14 @@
 """The index against tarfile and webdataset, and what it refuses."""
 
+import contextlib
+import json
 import os
 import shutil
 import tarfile
 import zlib
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import webdataset
 
@@ -51,7 +54,7 @@ def test_checksums_cover_every_byte_once(tmp_path):
         ("c.txt", b"c"),
     ]
     path = write_tar(tmp_path / "a.tar", files, mtime=0.5)
-    table, rest = scan_tar(path)
+    table, rest, _ = scan_tar(path)
     data = Path(path).read_bytes()
     covered = []
     for row in table.to_pylist():
@@ -89,7 +92,7 @@ def test_keys_are_those_of_webdataset(tmp_path, format, long):
     files = [(long + name, name.encode() * 9) for name in NAMES]
     path = write_tar(tmp_path / "a.tar", files, format=format)
     expected = [sample["__key__"] for sample in webdataset.WebDataset(path, shardshuffle=False)]
-    table, _ = scan_tar(path)
+    table = scan_tar(path).rows
     assert sorted(table["key"].to_pylist()) == sorted(expected)
 
 
@@ -172,13 +175,50 @@ def test_a_finished_index_is_reused_and_a_stale_one_refused(tmp_path):
     with pytest.raises(UserError, match="index of other tars"):
         index_sources(paths[::-1], index)
     os.utime(paths[1], ns=(1, 1))
-    with pytest.raises(UserError, match=r"00001.tar was modified"):
+    with pytest.raises(UserError, match=r"00001.tar was modified.*2 s are tolerated.*delete"):
         index_sources(paths, index)
     write_shards(tmp_path / "data", 1, 40)
     with pytest.raises(UserError, match=r"00000.tar changed"):
         index_sources(paths, index)
     with pytest.raises(UserError, match=r"00000.tar has .* bytes, it had"):
         Manifest.load(index).open_shard(0).read_image(0)
+
+
+def test_a_copied_index_and_coarse_times_are_fresh(tmp_path):
+    paths = write_shards(tmp_path / "data", 2, 4)
+    first = index_sources(paths, tmp_path / "index")
+    # cp -r gives files the time of the copy, and many file systems keep whole seconds.
+    shutil.copytree(tmp_path / "index", tmp_path / "copy", copy_function=shutil.copyfile)
+    for path in paths:
+        seconds = os.stat(path).st_mtime_ns // 10**9 * 10**9
+        os.utime(path, ns=(seconds, seconds))
+    assert index_sources(paths, tmp_path / "copy").hash == first.hash
+    then = os.stat(paths[1]).st_mtime_ns
+    for away, fresh in ((10**9, True), (5 * 10**9, False)):
+        os.utime(paths[1], ns=(then - away, then - away))
+        with contextlib.nullcontext() if fresh else pytest.raises(UserError, match="modified"):
+            index_sources(paths, tmp_path / "copy")
+    # As the error says: read once more, the same data has the same hash.
+    (tmp_path / "copy/manifest.json").unlink()
+    assert index_sources(paths, tmp_path / "copy").hash == first.hash
+
+
+def test_an_index_without_times_is_still_read(tmp_path):
+    """As indexes were before times were stored in them."""
+    paths = write_shards(tmp_path / "data", 2, 4)
+    index = tmp_path / "index"
+    first = index_sources(paths, index)
+    table = pq.read_table(index / "tars.parquet")
+    pq.write_table(table.drop_columns(["mtime_ns"]), index / "tars.parquet")
+    info = {name: value for name, value in first.info.items() if name != "left_out"}
+    (index / "manifest.json").write_text(json.dumps(info))
+    os.utime(paths[0], ns=(1, 1))
+    old = index_sources(paths, index)
+    assert old.hash == first.hash and old.left_out == {}
+    assert old.open_shard(1).read_image(3) == first.open_shard(1).read_image(3)
+    write_shards(tmp_path / "data", 1, 40)
+    with pytest.raises(UserError, match="changed"):
+        index_sources(paths, index)
 
 
 def test_an_unfinished_index_goes_on_with_what_is_missing(tmp_path):

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from mcl_clip.errors import UserError
+from mcl_clip.loading.faults import Faults
 from mcl_clip.loading.loader import GlobalBatchLoader
 from mcl_clip.loading.open_clip_data import for_open_clip
 from mcl_clip.plan.policy import Policy
@@ -171,28 +172,62 @@ def test_faults_are_counted_logged_and_bounded(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         keys = [key for batch in loader for key in batch.keys]
     broken = {"00000/000000001", "00002/000020003", "00004/000040004"}
-    assert set(loader.faults) == broken
+    assert set(loader.faults.why) == broken
     assert all(any(key in message for message in caplog.messages) for key in broken)
     assert len(keys) == 8 * len(loader.plans[0])
     assert not broken & set(keys)
-    bounded = loader_of(index, max_faults=2, workers=1)
+    bounded = loader_of(index, workers=1)
+    bounded.faults.limit = 2
     with pytest.raises(UserError, match=r"00002/000020003|00004/000040004"):
         list(bounded)
 
 
-def test_a_fault_without_substitute_is_one_line_from_a_worker(tmp_path):
-    index = make_index(tmp_path, 1, 8, broken_image=[(0, 4)])
-    loader = GlobalBatchLoader(
-        labelled(index, [""]),
-        seed=0,
-        stage=0,
-        batch_size=8,
-        transform=TRANSFORM,
-        tokenizer=tokenize,
-        workers=1,
+@pytest.mark.parametrize(("world_size", "accum_freq"), [(1, 1), (2, 1), (2, 2)])
+def test_what_is_missing_on_one_rank_is_known_to_all(tmp_path, world_size, accum_freq):
+    index = make_index(tmp_path, 1, 8, broken_image=[(0, 4), (0, 6)])
+    whole = GlobalBatchLoader(
+        labelled(index, [""]), seed=0, stage=0, batch_size=8, transform=TRANSFORM, tokenizer=tokenize, workers=1
     )
-    with pytest.raises(UserError, match=r"^00000/000000004[^\n]*$"):
+    (batch,) = whole
+    assert [batch.keys[position] for position in batch.missing] == sorted(
+        ("00000/000000004", "00000/000000006"), key=batch.keys.index
+    )
+    assert whole.faults.missing == {"00000/000000004", "00000/000000006"} and batch.layout.size == 8
+    told = []
+    for _ in range(2):  # first what each rank gives, then what it gets
+        found, union = [], sorted({position for numbers in told for position in numbers})
+        for rank in range(world_size):
+            loader = GlobalBatchLoader(
+                labelled(index, [""]),
+                seed=0,
+                stage=0,
+                batch_size=8 // world_size // accum_freq,
+                accum_freq=accum_freq,
+                rank=rank,
+                world_size=world_size,
+                transform=TRANSFORM,
+                tokenizer=tokenize,
+                union=lambda mine, union=union: told.append(mine) or union,
+            )
+            found += [part.missing for part in loader]
+    assert sorted(position for mine in told[:world_size] for position in mine) == list(batch.missing)
+    assert found == [batch.missing] * world_size * accum_freq
+
+
+def test_a_batch_of_which_nothing_can_be_read_ends_in_one_line(tmp_path):
+    index = make_index(tmp_path, 1, 8, broken_image=[(0, sample) for sample in range(8)])
+    loader = GlobalBatchLoader(
+        labelled(index, [""]), seed=0, stage=0, batch_size=8, transform=TRANSFORM, tokenizer=tokenize
+    )
+    with pytest.raises(UserError, match="no sample of a whole global batch"):
         list(loader)
+
+
+@pytest.mark.parametrize(
+    ("share", "samples", "ranks", "limit"), [(0.001, 12_400_000, 8, 1550), (0.001, 5000, 1, 100), (0, 10**9, 1, 100)]
+)
+def test_faults_are_a_share_of_the_data_with_a_floor(share, samples, ranks, limit):
+    assert Faults(share, samples, ranks).limit == limit
 
 
 _LEFT = """

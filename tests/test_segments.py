@@ -30,3 +30,10 @@ def test_it_is_a_value():
     assert layout.size == 5  # fills the cache
     assert pickle.loads(pickle.dumps(layout)) == layout == SegmentLayout([2, 3])
     assert len({layout, SegmentLayout((2, 3)), SegmentLayout((3, 2))}) == 2
+
+
+def test_the_layout_without_some_positions():
+    layout = SegmentLayout((3, 1, 4))
+    assert layout.without([]) == layout
+    assert layout.without([0, 3, 7, 7]).lengths == (2, 3)
+    assert layout.without(range(4)).lengths == (4,)

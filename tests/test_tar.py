@@ -115,3 +115,21 @@ def test_an_extended_size_that_is_no_number_is_refused(size):
     block = info.tobuf(tarfile.PAX_FORMAT)
     with pytest.raises(TarError, match="size"):
         list(members(block + END_OF_ARCHIVE))
+
+
+def _sparse(kind):
+    """Headers of a sparse file as GNU tar writes them: of type S, or pax records of format 0.0, 0.1 or 1.0."""
+    info = tarfile.TarInfo("a.jpg")
+    info.size = BLOCK
+    if kind == "S":
+        info.type = b"S"
+        return info.tobuf(tarfile.GNU_FORMAT)
+    names = {"0.0": "GNU.sparse.numblocks", "0.1": "GNU.sparse.map", "1.0": "GNU.sparse.major"}
+    info.pax_headers = {names[kind]: "1"}
+    return info.tobuf(tarfile.PAX_FORMAT)
+
+
+@pytest.mark.parametrize("kind", ["S", "0.0", "0.1", "1.0"])
+def test_sparse_files_are_refused(kind):
+    with pytest.raises(TarError, match="is a sparse file"):
+        list(members(_sparse(kind) + bytes(BLOCK) + END_OF_ARCHIVE))

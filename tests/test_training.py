@@ -320,11 +320,14 @@ class TestBadInput:
         assert "nowhere" in line and "--train-data" in line
         assert not (tmp_path / "runs/run").exists()
 
-    def test_a_shard_with_no_captions(self, tmp_path, capfd):
-        arguments = command(tmp_path)
-        write_tar(tmp_path / "tars/00003.tar", [(f"{n}.jpg", image_bytes(n)) for n in range(5)])
-        assert "00003" in fails(capfd, arguments)
-        assert not (tmp_path / "runs/run").exists()
+    def test_broken_tars_are_listed_where_the_run_would_have_been(self, tmp_path, capfd):
+        arguments = command(tmp_path, "--epochs", "1")
+        for shard in (0, 2):
+            os.truncate(tmp_path / f"tars/0000{shard}.tar", 5000)
+        assert "2 of 3" in fails(capfd, arguments)
+        assert len((tmp_path / "runs/run/source/broken.jsonl").read_text().splitlines()) == 2
+        assert main([*arguments, "--mcl-skip-broken"]) == 0
+        assert "2 broken tars (00000, 00002)" in (tmp_path / "runs/run/out.log").read_text()
 
     @pytest.mark.skipif(os.geteuid() == 0 and not os.path.isdir("/proc/1"), reason="needs a place nobody can write")
     def test_an_unwritable_run_directory(self, tmp_path, capfd):

@@ -13,7 +13,7 @@ from tests.test_recipe import make
 from training.ranks import Ranks
 from training.reporting import MetricsFile, Trackers, destinations
 from training.step import StepResult
-from training.window import Window
+from training.window import Window, _memory
 
 
 def test_a_resumed_stage_goes_on_where_its_metrics_are_cut(tmp_path):
@@ -68,7 +68,7 @@ def test_tensorboard_has_a_run_of_each_stage_without_what_a_kill_undid(tmp_path)
     assert other.Tags()["scalars"] == ["val/loss"]
 
 
-def test_weights_and_biases_resumes_the_run_of_that_name(tmp_path, monkeypatch):
+def test_weights_and_biases_resumes_the_run_of_this_directory(tmp_path, monkeypatch):
     told = []
     fake = types.ModuleType("wandb")
     fake.init = lambda **settings: told.append(settings)
@@ -82,11 +82,15 @@ def test_weights_and_biases_resumes_the_run_of_that_name(tmp_path, monkeypatch):
     trackers.write({"loss": 1.5}, 5)
     trackers.close()
     settings = told[0]
-    assert (settings["project"], settings["name"], settings["id"]) == ("p", "run", "run")
+    assert (settings["project"], settings["name"]) == ("p", "run")
     assert settings["resume"] == "allow" and settings["config"] == {"seed": 0}
     assert told[1:] == [("stage_2/*", "stage_2/step"), {"stage_2/loss": 1.5, "stage_2/step": 5}, "finished"]
     Trackers(recipe, {}, silent=True).write({"loss": 1.0}, 0)
     assert len(told) == 4
+    elsewhere = make("--report-to", "wandb", "--logs", str(tmp_path / "elsewhere"))
+    for again in (recipe, elsewhere):
+        Trackers(again, {})
+    assert told[4]["id"] == settings["id"] != told[5]["id"]
 
 
 def test_a_line_tells_rate_wait_and_time_left_without_the_time_of_a_validation(monkeypatch):
@@ -120,3 +124,10 @@ def test_a_tracker_that_is_not_installed_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match="--report-to wandb: it is not installed"):
         Trackers(make("--report-to", "wandb", "--logs", str(tmp_path)), {})
+
+
+@pytest.mark.parametrize(("platform", "reported"), [("linux", 3 * 2**20), ("darwin", 3 * 2**30)])
+def test_memory_is_told_in_gib_whatever_the_unit_of_the_system(monkeypatch, platform, reported):
+    monkeypatch.setattr("sys.platform", platform)
+    monkeypatch.setattr("resource.getrusage", lambda _: types.SimpleNamespace(ru_maxrss=reported))
+    assert _memory(torch.device("cpu")) == 3

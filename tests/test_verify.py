@@ -5,6 +5,8 @@ import random
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import settings
 
@@ -119,6 +121,27 @@ def test_a_flipped_bit_in_what_is_beside_the_tars_is_found(made, tmp_path):
     (folder / "manifest.json").write_text(text.replace('"num_samples": ', '"num_samples": 1'))
     with pytest.raises(UserError, match="was changed"):
         verify(folder)
+
+
+@pytest.mark.parametrize("name", ["shards", "tars", "sources"])
+@pytest.mark.parametrize("damage", ["page", "column", "type", "short", "empty"])
+def test_a_damaged_table_is_one_problem(made, tmp_path, name, damage):
+    folder = tmp_path / "b"
+    shutil.copytree(made / "buckets", folder)
+    path = folder / f"{name}.parquet"
+    sound = path.read_bytes()
+    if damage == "page":
+        path.write_bytes(sound[:8] + bytes(80) + sound[88:])
+    elif damage in ("column", "type"):
+        table = pq.read_table(path)
+        column = table.column_names[0]
+        text = pa.array([b"\xff\xfe"] * len(table), pa.binary())
+        other = {"column": table.drop_columns([column]), "type": table.set_column(0, column, text)}
+        pq.write_table(other[damage], path)
+    else:
+        path.write_bytes(sound[: len(sound) // 2] if damage == "short" else b"")
+    (problem,) = verify(folder)
+    assert str(path) in problem
 
 
 def _same_values(path: Path, changed: bytes, sound: bytes, folder: Path) -> bool:

@@ -7,22 +7,10 @@ from training.recipe import Recipe
 
 
 def check_data(recipe: Recipe, source: Manifest) -> None:
-    """`UserError` for data that is no source, has an empty shard, or is too small for the recipe."""
+    """`UserError` for data that is no source or is too small for the recipe."""
     if source.kind != "source":
         raise UserError(
             f"--train-data {source.directory} holds {source.kind}, not source shards; give the tars it was made from"
-        )
-    failed = source.shards["failed"].to_numpy()
-    empty = [
-        name
-        for name, size, lost in zip(source.shard_names, source.shard_size, failed, strict=True)
-        if lost and not size
-    ]
-    if empty:
-        where = f"under {source.caption_key!r} of its .json" if source.caption_key else "in .txt members"
-        raise UserError(
-            f"shard {empty[0]} has no sample with an image and a caption {where}; "
-            "mend it, or leave it out of --train-data"
         )
     if source.num_samples < recipe.data.global_batch:
         raise UserError(

@@ -12,7 +12,7 @@ from mcl_clip.clustering.clusters import Clusters
 from mcl_clip.clustering.encoder import AUTOCAST, TOWERS
 from mcl_clip.clustering.information import agreement
 from mcl_clip.clustering.stage import cluster_stage
-from mcl_clip.errors import UserError
+from mcl_clip.errors import UserError, as_user_error
 from mcl_clip.launch import take_slurm
 from training.arrows.source import open_or_index
 from training.ranks import Ranks, join, leave
@@ -31,7 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _report(clusters, options.compare)
         leave(ranks)
         return 0
-    except UserError as error:
+    except Exception as raised:
+        error = as_user_error(raised)
         if ranks.fail(error) if ranks else os.environ.get("RANK", "0") == "0":
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         if ranks:
@@ -56,6 +57,7 @@ def _cluster(options: argparse.Namespace, ranks: Ranks) -> Clusters:
         options.index or options.output.with_name(f"{options.output.name}-source"),
         ranks,
         caption_key=options.mcl_caption_key,
+        skip_broken=options.mcl_skip_broken,
         workers=options.workers,
     )
     return cluster_stage(
@@ -127,6 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--workers", type=int, default=4, help="decoding processes of each rank (default 4)")
     add("--index", help="where the index of tars goes (default: OUTPUT-source)")
     add("--mcl-caption-key", "--caption-key", help="take captions from this key of .json, not from .txt")
+    add("--mcl-skip-broken", action="store_true", help="leave broken tars out, counted and listed")
     add("--compare", help="clusters of the same data: print the adjusted Rand index with them")
     return parser
 

@@ -87,6 +87,15 @@ def parser() -> argparse.ArgumentParser:
         "--mcl-caption-probs", "--json-text-key-probs", type=float, nargs="+", default=None,
         help="draw among the fields of --mcl-caption-key by these weights; those without one only stand in",
     )  # fmt: skip
+    add(
+        "--mcl-skip-broken", action="store_true",
+        help="leave broken tars out, counted and listed, instead of refusing the data",
+    )  # fmt: skip
+    add(
+        "--mcl-max-faults", type=float, default=0.001,
+        help="share of the samples that may turn out unreadable in training before a run ends; 100 a rank may always "
+        "(default 0.001)",
+    )  # fmt: skip
     add("--mcl-mask-identical", action="store_true", help="no negatives between samples whose captions are the same")
     add(
         "--mcl-fusion",

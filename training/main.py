@@ -1,15 +1,13 @@
 """`python -m training.main`, `mcl-train`, or under torchrun: all stages and the fused model in one job."""
 
-import contextlib
-import errno
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from mcl_clip.errors import UserError
+from mcl_clip.errors import UserError, machine_error
 from mcl_clip.launch import take_slurm
 from training import health, preemption
 from training.pipeline import run
@@ -20,27 +18,22 @@ from training.resolve import parse_recipe, resolve
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status.
 
-    0: all done. 1: another rank failed, which says why. 2: a mistake in flags or input, or a full disk. 3: the loss
-    became NaN or infinite. 75: ended by SIGTERM or SIGUSR1, everything saved; the same command goes on. May be
-    called several times in one process.
+    0: all done. 1: another rank failed, which says why. 2: a mistake in flags or input, a full disk, a killed reader.
+    3: the loss became NaN or infinite. 75: ended by SIGTERM or SIGUSR1, everything saved; the same command goes on.
+    May be called several times in one process.
     """
     take_slurm()
     ranks: Ranks | None = None
     try:
         flags, overrides = parse_recipe(sys.argv[1:] if arguments is None else arguments)
-        with preemption.Preemption() as signals, _full_disk_in_one_line():
+        with preemption.Preemption() as signals:
             ranks = join(flags.device, flags.dist_backend, flags.dist_url, flags.no_set_device_rank)
             name = flags.name or ranks.share(lambda: _default_name(flags))
             run(resolve(flags, overrides, name=name, world_size=ranks.world_size), ranks, signals)
             leave(ranks)
         return 0
     except UserError as error:
-        speaks = ranks.fail(error) if ranks else _env_rank() == 0
-        if speaks:
-            _say(f"error: {error}")
-        if ranks:
-            ranks.told()
-        return 2
+        return _refuse(ranks, error)
     except health.NonFiniteLoss as error:
         if ranks is None or ranks.is_first_to_say("non-finite"):
             _say(f"error: {error}")
@@ -54,10 +47,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RankLost as error:
         return _follow(error)
     except Exception as error:
+        message = machine_error(error)
+        if message:
+            return _refuse(ranks, UserError(message))
         cause = ranks.lose(1, error) if ranks else None
         if cause:
             return _follow(cause)
         raise
+
+
+def _refuse(ranks: Ranks | None, error: UserError) -> int:
+    """Say a user error once."""
+    if ranks.fail(error) if ranks else _env_rank() == 0:
+        _say(f"error: {error}")
+    if ranks:
+        ranks.told()
+    return 2
 
 
 def _follow(cause: RankLost) -> int:
@@ -65,19 +70,6 @@ def _follow(cause: RankLost) -> int:
     if cause.status == 1:
         _say(f"rank {_env_rank()} ends: {cause}; see the traceback of that rank")
     return cause.status
-
-
-@contextlib.contextmanager
-def _full_disk_in_one_line() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        where = f" while {error.filename} was written" if error.filename else ""
-        raise UserError(
-            f"the disk is full{where}; all that was finished is intact: free space and run the same command again"
-        ) from None
 
 
 def _default_name(flags) -> str:

@@ -60,7 +60,13 @@ def _run(recipe: Recipe, directory: RunDirectory, ranks: Ranks, preemption: Pree
 def _begin(recipe: Recipe, directory: RunDirectory, ranks: Ranks, preemption: Preemption) -> Job:
     """Index the data, refuse what cannot be trained with, and make the directory this recipe's."""
     data, held_out = recipe.data, None
-    index = partial(open_or_index, ranks=ranks, caption_key=data.caption_key, workers=data.workers)
+    index = partial(
+        open_or_index,
+        ranks=ranks,
+        caption_key=data.caption_key,
+        skip_broken=data.skip_broken,
+        workers=data.workers,
+    )
     with preemption.excusing_workers():
         source = index(packed(data.train_data, directory.source, ranks, data), directory.source)
         if recipe.reporting.val_data:

@@ -41,6 +41,8 @@ class DataRecipe:
     train_num_samples: int | None
     caption_key: str | None
     caption_probs: list[float] | None
+    skip_broken: bool = field(metadata=FREE)
+    max_faults: float = field(metadata=FREE)
     global_batch: int
     batch_size: int = field(metadata=FREE)
     accum_freq: int = field(metadata=FREE)

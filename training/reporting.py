@@ -5,6 +5,7 @@ import importlib.util
 import json
 import logging
 import os
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,22 +31,23 @@ def logging_to(recipe: Recipe, ranks: Ranks) -> Iterator[None]:
     else:
         handlers = [logging.NullHandler()]
     form = logging.Formatter("%(asctime)s | %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
-    before = (log.level, log.propagate)
-    log.setLevel(logging.DEBUG if recipe.reporting.debug else logging.INFO)
-    log.propagate = False
+    library = logging.getLogger("mcl_clip")  # the parent of ours
+    before = (library.level, library.propagate)
+    library.setLevel(logging.DEBUG if recipe.reporting.debug else logging.INFO)
+    library.propagate = False
     for handler in handlers:
         handler.setFormatter(form)
-        log.addHandler(handler)
+        library.addHandler(handler)
     try:
         # The redirection would give a silent rank a console.
-        with logging_redirect_tqdm([log]) if speaks else contextlib.nullcontext():
+        with logging_redirect_tqdm([library]) if speaks else contextlib.nullcontext():
             yield
     finally:
         for handler in handlers:
-            log.removeHandler(handler)
+            library.removeHandler(handler)
             handler.close()
-        log.setLevel(before[0])
-        log.propagate = before[1]
+        library.setLevel(before[0])
+        library.propagate = before[1]
 
 
 class MetricsFile:
@@ -93,7 +95,7 @@ class Trackers:
             wandb.init(
                 project=recipe.reporting.wandb_project_name,
                 name=recipe.name,
-                id=recipe.name,
+                id=_wandb_id(recipe.run_directory),
                 notes=recipe.reporting.wandb_notes,
                 resume="allow",
                 dir=os.fspath(recipe.run_directory),
@@ -132,6 +134,15 @@ class Trackers:
         self.close_board()
         if self._wandb is not None:
             self._wandb.finish()
+
+
+def _wandb_id(directory: Path) -> str:
+    """Made once a run directory, which resumes it: another run of this name elsewhere is another one."""
+    path = directory / ".wandb_id"
+    if not path.exists():
+        with atomic_path(path) as temporary:
+            temporary.write_text(uuid.uuid4().hex)
+    return path.read_text()
 
 
 def destinations(report_to: str) -> set[str]:

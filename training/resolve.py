@@ -20,6 +20,7 @@ _AT_LEAST = {
     **dict.fromkeys(("keep_checkpoints", "train_num_samples", "val_num_samples", "log_every_n_steps"), 1),
     **dict.fromkeys(("stages", "workers", "seed", "warmup", "save_frequency", "save_steps", "save_minutes"), 0),
     **dict.fromkeys(("lr", "wd", "beta1", "beta2", "eps", "momentum", "grad_clip_norm", "force_patch_dropout"), 0),
+    "max_faults": 0,
 }
 """Least values of numbers of the recipe."""
 

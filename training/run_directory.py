@@ -120,8 +120,11 @@ def sweep(run: RunDirectory) -> None:
 
 
 def release(run: RunDirectory, created: bool) -> None:
-    """Take away a directory that `claim` made, when the run failed before anything was trained."""
-    if created and not run.has_trained(0):
+    """Take away a directory that `claim` made, when the run failed before anything was trained.
+
+    One that lists broken tars stays: the list is to be read, and what is indexed need not be again.
+    """
+    if created and not run.has_trained(0) and not any(run.root.glob("*/broken.jsonl")):
         shutil.rmtree(run.root, ignore_errors=True)
 
 

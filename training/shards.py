@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mcl_clip.clustering.pseudo_labels import PseudoLabels, UserLabels
-from mcl_clip.errors import UserError
+from mcl_clip.errors import UserError, as_user_error
 from mcl_clip.launch import one_process, take_slurm
 from mcl_clip.shards.buckets import write_buckets
 from mcl_clip.shards.labels import ShardLabels
@@ -38,7 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(line)
         leave(ranks)
         return 0
-    except UserError as error:
+    except Exception as raised:
+        error = as_user_error(raised)
         if ranks.fail(error):
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         ranks.told()
@@ -52,7 +53,12 @@ def _check_workers(options: argparse.Namespace) -> None:
 
 def _index(options: argparse.Namespace, ranks: Ranks) -> str:
     manifest = index(
-        options.train_data, options.output, ranks, caption_key=options.mcl_caption_key, workers=options.workers
+        options.train_data,
+        options.output,
+        ranks,
+        caption_key=options.mcl_caption_key,
+        skip_broken=options.mcl_skip_broken,
+        workers=options.workers,
     )
     return (
         f"{options.output}: {manifest.num_samples} samples in {manifest.num_shards} shards, "
@@ -74,9 +80,10 @@ def _bucket(options: argparse.Namespace, ranks: Ranks) -> str:
         world=ranks,
         progress=True,
     )
+    left_out = sum(entry["count"] for entry in manifest.left_out.values())
     return (
         f"{options.output}: {manifest.num_samples} samples of {len(manifest.label_paths)} labels in "
-        f"{manifest.num_shards} shards, {manifest.made_from['left_out']} without label left out"
+        f"{manifest.num_shards} shards, {left_out} without label left out"
     )
 
 
@@ -85,7 +92,12 @@ def _source(options: argparse.Namespace, ranks: Ranks) -> Manifest:
         raise UserError(f"--index is for tars, but {options.train_data} is indexed already; leave it out")
     directory = options.index or options.output.with_name(f"{options.output.name}-source")
     return open_or_index(
-        options.train_data, directory, ranks, caption_key=options.mcl_caption_key, workers=options.workers
+        options.train_data,
+        directory,
+        ranks,
+        caption_key=options.mcl_caption_key,
+        skip_broken=options.mcl_skip_broken,
+        workers=options.workers,
     )
 
 
@@ -151,6 +163,7 @@ def _parser() -> argparse.ArgumentParser:
             "--caption-key",
             help="take captions from this key of .json, or several, 'a;b', not from .txt",
         )
+        command.add_argument("--mcl-skip-broken", action="store_true", help="leave broken tars out, counted and listed")
     labels = bucket.add_mutually_exclusive_group(required=True)
     labels.add_argument("--labels", help="parquet file with columns shard, key, label")
     labels.add_argument("--clusters", nargs="+", help="cluster directories of stages 0, 1, ... in order")

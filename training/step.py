@@ -3,12 +3,14 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
 
 from mcl_clip.loading.loader import MicroBatch
 from mcl_clip.loss.accumulation import accumulated_backward
+from mcl_clip.loss.missing import loss_without
 from mcl_clip.openclip.precision import get_autocast, get_input_dtype
 from mcl_clip.seeds import words
 from training.build import ContrastiveModel
@@ -68,20 +70,23 @@ class TrainingStep:
     def _backward_one(self, batch: MicroBatch) -> torch.Tensor:
         with self.autocast():
             output = self.model(*self._inputs(batch))
-            loss = self.loss(**output, segments=batch.layout, text_ids=batch.texts)
+            loss = self._loss(batch)(**output, segments=batch.layout, text_ids=batch.texts)
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()
         return loss.detach()
 
     def _backward_several(self, batches: Sequence[MicroBatch]) -> torch.Tensor:
         return accumulated_backward(
             self.model,
-            self.loss,
+            self._loss(batches[0]),
             [self._inputs(batch) for batch in batches],
             segments=batches[0].layout,
             text_ids=torch.cat([batch.texts for batch in batches]),
             autocast=self.autocast,
             scaler=self.scaler,
         )
+
+    def _loss(self, batch: MicroBatch) -> Callable[..., torch.Tensor]:
+        return partial(loss_without, batch.missing, self.loss) if batch.missing else self.loss
 
     def _inputs(self, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
         return batch.images.to(self.input_dtype) if self.input_dtype else batch.images, batch.texts

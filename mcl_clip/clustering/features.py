@@ -11,6 +11,7 @@ from mcl_clip.clustering.encoder import Encoder, frozen
 from mcl_clip.clustering.threads import encode_in_order
 from mcl_clip.errors import UserError
 from mcl_clip.loading.decode import DecodeError
+from mcl_clip.loading.readers import from_readers
 from mcl_clip.shards.manifest import Manifest
 from mcl_clip.shards.reader import ShardRows
 
@@ -51,7 +52,7 @@ def embed(
     with frozen(encoder.model):
         parts: list[_Batch] = []
         outputs: list[dict[str, torch.Tensor]] = []
-        for batch, output in encode_in_order(encoder, _sound(loader)):
+        for batch, output in encode_in_order(encoder, _sound(from_readers(loader))):
             parts.append(batch)
             outputs.append(output)
             if batch.last:

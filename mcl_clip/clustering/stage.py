@@ -1,6 +1,7 @@
 """From a stage's model and the shards to its clusters: embed a reservoir, fit, label every sample, sum up."""
 
 import json
+import logging
 import math
 import shutil
 from collections.abc import Sequence
@@ -20,9 +21,12 @@ from mcl_clip.clustering.job import Job, Settings
 from mcl_clip.clustering.passes import embed_reservoir, fit, label
 from mcl_clip.clustering.summary import Summary
 from mcl_clip.errors import UserError
+from mcl_clip.left_out import FIRST, line
 from mcl_clip.models.stage_model import model_hash
 from mcl_clip.shards.manifest import Manifest
 from mcl_clip.world import World, appears
+
+log = logging.getLogger(__name__)
 
 
 def cluster_stage(
@@ -93,7 +97,14 @@ def cluster_stage(
             job.together(fit, alone=True)
         job.together(label)
         job.together(commit, alone=True)
-    return Clusters.load(appears(job.out / "clusters.json").parent)
+    clusters = Clusters.load(appears(job.out / "clusters.json").parent)
+    failed = clusters.info["failed"]
+    if job.world.is_first and failed["count"]:
+        first = ["/".join(sample) for sample in failed["first"]]
+        reason = "without image or caption, or that do not decode"
+        told = line({reason: {"count": failed["count"], "first": first[:FIRST]}})
+        log.warning("%s: %s samples; without a cluster: %s", job.out, f"{clusters.info['samples']:,}", told)
+    return clusters
 
 
 def claim(job: Job) -> None:

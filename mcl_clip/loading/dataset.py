@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from mcl_clip.shards.reader import ShardRows
 
 MAX_OPEN_SHARDS = 256
 CAPTION = WORDS  # the random word of a sample behind those of its image
+MOST_TRIED = 16  # substitutes of one sample: where these are unreadable too, more would be
 Tokenizer = Callable[[list[str]], torch.Tensor]
 
 
@@ -37,7 +39,8 @@ class Samples(NamedTuple):
 
     images [b, 3, H, W], dtype of the transform; texts int64 [b, context]; keys "source shard/key", of what
     was delivered; faults: (key of the unreadable sample, why); slow: images the fast decoder did not take;
-    error: what ends the run, for the user.
+    missing: which of the b are no sample, because none could be read in its stead; error: what ends the run, for
+    the user.
     """
 
     images: torch.Tensor
@@ -45,6 +48,7 @@ class Samples(NamedTuple):
     keys: list[str]
     faults: list[tuple[str, str]]
     slow: int
+    missing: list[int]
     error: str | None
 
 
@@ -79,6 +83,7 @@ class ShardDataset(Dataset):
         captions: list[str] = []
         keys: list[str] = []
         faults: list[tuple[str, str]] = []
+        missing: list[int] = []
         slow = 0
         try:
             words = self._words(request.epoch, request.shard, request.ordinal)
@@ -87,15 +92,24 @@ class ShardDataset(Dataset):
                     image, caption, fast = self._read(*sample, words[index])
                 except DecodeError as error:
                     faults.append((self._key(*sample), str(error)))
-                    sample, (image, caption, fast) = self._substitute(request, request.start + index, sample)
+                    substitute = self._substitute(request, request.start + index)
+                    if substitute is None:
+                        missing.append(index)
+                        captions.append("")
+                        keys.append(self._key(*sample))
+                        continue
+                    sample, (image, caption, fast) = substitute
                 images[index] = image
                 captions.append(caption)
                 keys.append(self._key(*sample))
                 slow += not fast
         except UserError as error:  # a worker's exception would reach the user as a traceback
-            return Samples(images[:0], torch.empty(0, 0, dtype=torch.int64), [], faults, slow, str(error))
+            return Samples(images[:0], torch.empty(0, 0, dtype=torch.int64), [], faults, slow, [], str(error))
+        if missing:  # an image of the batch's own, which does least to a BatchNorm
+            present = next((index for index in range(count) if index not in missing), None)
+            images[missing] = images.new_zeros(()) if present is None else images[present].clone()
         texts = self.tokenizer(captions).to(torch.int64)
-        return Samples(images, texts, keys, faults, slow, None)
+        return Samples(images, texts, keys, faults, slow, missing, None)
 
     def _read(self, shard: int, ordinal: int, words: np.ndarray) -> tuple[torch.Tensor, str, bool]:
         rows: ShardRows = self._open(shard)
@@ -105,21 +119,18 @@ class ShardDataset(Dataset):
         image, fast = self.transform(rows.read_image(ordinal), words[:WORDS])
         return image, caption, fast
 
-    def _substitute(self, request: Request, position: int, lost: tuple[int, int]):
-        """Another sample of the segment's label from outside the global batch; the same in any world."""
+    def _substitute(self, request: Request, position: int):
+        """Another sample of the segment's label from outside the global batch, the same in any world; or None."""
         plan = self.plans[request.epoch]
         rivals, candidates = plan.substitutes(request.t, position)
         if not any(self._is_unreadable(*plan.sample(request.t, rival)) for rival in rivals):
-            for shard, ordinal in candidates:
+            for shard, ordinal in islice(candidates, MOST_TRIED):
                 words = self._words(request.epoch, np.array([shard]), np.array([ordinal]))[0]
                 try:
                     return (shard, ordinal), self._read(shard, ordinal, words)
                 except DecodeError:
                     continue
-        raise UserError(
-            f"{self._key(*lost)} cannot be read, and outside its global batch no sample of its pseudo-label "
-            "can take its place: remove it from the data and index again, or lower --batch-size"
-        )
+        return None
 
     def _is_unreadable(self, shard: int, ordinal: int) -> bool:
         try:

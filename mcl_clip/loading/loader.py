@@ -1,9 +1,8 @@
 """This rank's part of every global batch, as micro-batches ready for the towers."""
 
-import logging
 import signal
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,7 +12,9 @@ from torch.utils.data import DataLoader
 from mcl_clip.errors import UserError
 from mcl_clip.loading.augment import Transform
 from mcl_clip.loading.dataset import Request, Samples, ShardDataset, Tokenizer
+from mcl_clip.loading.faults import Faults
 from mcl_clip.loading.normalize import Normalize
+from mcl_clip.loading.readers import from_readers
 from mcl_clip.plan.epochs import EpochPlans
 from mcl_clip.plan.plan import Plan
 from mcl_clip.plan.policy import Policy
@@ -21,8 +22,6 @@ from mcl_clip.plan.segments import SegmentLayout
 from mcl_clip.shards.manifest import Manifest
 
 VERSION = 1
-MAX_LISTED = 20
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,8 @@ class MicroBatch:
     """One rank's part of one accumulation step.
 
     images: [b, 3, H, W] normalised, on the device; texts: int64 [b, context], on the device; keys: "source
-    shard/key"; layout: of the WHOLE global batch; step: of the epoch; micro: of the accumulation, from 0.
+    shard/key"; layout: of the WHOLE global batch; step: of the epoch; micro: of the accumulation, from
+    0; missing: positions of the WHOLE global batch that hold no sample and must not count (see `loss.missing`).
     """
 
     images: torch.Tensor
@@ -39,6 +39,7 @@ class MicroBatch:
     layout: SegmentLayout
     step: int
     micro: int
+    missing: tuple[int, ...] = ()
 
 
 class GlobalBatchLoader:
@@ -47,9 +48,10 @@ class GlobalBatchLoader:
     The global batch G is batch_size x accum_freq x world_size; what is in global batch t depends on
     (manifest, seed, stage, G, policy) and not on how G is split, nor on `workers`. An epoch is one pass over
     the data, or `num_samples` samples rounded up to whole global batches, wherever in a pass that ends.
-    Unreadable samples are replaced, logged and gathered in `faults` (key -> why); `UserError` after more than
-    `max_faults`. Of several captions of a sample one is drawn an epoch, by `caption_probs` of the keys (see
-    `captions.draw_caption`). `slow` counts what the fast decoder did not take.
+    Unreadable samples are replaced by others of their pseudo-label, or where there is none, missing: `union` gives the
+    positions that are missing on any rank. `faults` gathers them; `UserError` when they are more than the share
+    `max_faults` of the samples. Of several captions of a sample one is drawn an epoch, by `caption_probs` of the keys
+    (see `captions.draw_caption`).
     """
 
     def __init__(
@@ -71,7 +73,8 @@ class GlobalBatchLoader:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         channels_last: bool = False,
-        max_faults: int = 1000,
+        max_faults: float = 0.001,
+        union: Callable[[list[int]], list[int]] = sorted,
     ):
         self.manifest, self.batch_size, self.accum_freq, self.rank = manifest, batch_size, accum_freq, rank
         self.global_batch = batch_size * accum_freq * world_size
@@ -86,11 +89,10 @@ class GlobalBatchLoader:
         )
         self.num_batches = len(self.plans[0])
         self.steps_per_epoch = -(-num_samples // self.global_batch) if num_samples else self.num_batches
-        self.device, self.max_faults = torch.device(device), max_faults
+        self.device, self.union = torch.device(device), union
         self.normalize = Normalize(transform.mean, transform.std, dtype, channels_last).to(self.device)
         self.epoch = self.step = 0
-        self.faults: dict[str, str] = {}
-        self.slow = 0
+        self.faults = Faults(max_faults, manifest.num_samples, world_size)
         self._loader = DataLoader(
             ShardDataset(manifest, self.plans, transform, tokenizer, caption_probs),
             sampler=_Requests(self),
@@ -120,33 +122,31 @@ class GlobalBatchLoader:
         return data_pass, self.plans[data_pass], t
 
     def __iter__(self) -> Iterator[MicroBatch]:
-        first = self.step
-        layout = SegmentLayout(())
-        for count, samples in enumerate(self._loader):
-            step, micro = first + count // self.accum_freq, count % self.accum_freq
-            self._note(samples)
-            if micro == 0:
-                _, plan, t = self.plan_of(step)
-                layout = plan.layout(t)
-            images = self.normalize(samples.images.to(self.device, non_blocking=True))
-            texts = samples.texts.to(self.device, non_blocking=True)
-            self.step = step + (micro == self.accum_freq - 1)
-            yield MicroBatch(images, texts, samples.keys, layout, step, micro)
+        step = self.step
+        parts: list[Samples] = []
+        for samples in from_readers(self._loader):
+            self.faults.add(samples)
+            if samples.error:
+                raise UserError(samples.error)
+            parts.append(samples)
+            if len(parts) == self.accum_freq:
+                yield from self._micro_batches(step, parts)
+                step, parts = step + 1, []
         self.epoch, self.step = self.epoch + 1, 0
 
-    def _note(self, samples: Samples) -> None:
-        self.slow += samples.slow
-        for key, why in samples.faults:
-            log.warning("%s was replaced by another sample of its pseudo-label: %s", key, why)
-            self.faults[key] = why
-        if samples.error:
-            raise UserError(samples.error)
-        if len(self.faults) > self.max_faults:
-            listed = ", ".join(list(self.faults)[:MAX_LISTED])
-            raise UserError(
-                f"{len(self.faults)} samples cannot be read, more than {self.max_faults}: {listed}; "
-                "check the data with mcl-shards verify"
-            )
+    def _micro_batches(self, step: int, parts: list[Samples]) -> Iterator[MicroBatch]:
+        """This rank's part of a global batch, all of it read, since all its layouts depend on what is missing."""
+        _, plan, t = self.plan_of(step)
+        layout, start = plan.layout(t), self.rank * self.batch_size * self.accum_freq
+        lost = [start + micro * self.batch_size + at for micro, part in enumerate(parts) for at in part.missing]
+        missing = tuple(self.union(lost))
+        if len(missing) == self.global_batch:
+            raise UserError("no sample of a whole global batch can be read; check the data with mcl-shards verify")
+        for micro, part in enumerate(parts):
+            images = self.normalize(part.images.to(self.device, non_blocking=True))
+            texts = part.texts.to(self.device, non_blocking=True)
+            self.step = step + (micro == self.accum_freq - 1)
+            yield MicroBatch(images, texts, part.keys, layout, step, micro, missing)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the run stands in the data, in plain values; the same on every rank."""

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mcl_clip.errors import UserError
 from mcl_clip.loading.loader import GlobalBatchLoader
 from mcl_clip.plan.segments import SegmentLayout
 
@@ -39,6 +40,10 @@ class OpenClipData:
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for batch in self.loader:
+            if batch.missing:
+                raise UserError(
+                    f"{batch.keys[0]} or others of its batch cannot be read or replaced: index the data anew"
+                )
             self.layout = batch.layout
             yield batch.images, batch.texts
 

@@ -16,7 +16,7 @@ _SCALARS = ("logit_scale", "logit_bias")
 
 def accumulated_backward(
     model: nn.Module,
-    loss: nn.Module,
+    loss: Callable[..., Tensor],
     inputs: Sequence[tuple[Any, ...]],
     *,
     segments: SegmentLayout | None = None,

@@ -1,5 +1,6 @@
 """The layout of a global batch: contiguous segments, inside which the negatives live."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -25,6 +26,12 @@ class SegmentLayout:
     def one(size: int) -> "SegmentLayout":
         """The layout of plain contrastive training: one segment of `size` samples."""
         return SegmentLayout((size,))
+
+    def without(self, positions: Iterable[int]) -> "SegmentLayout":
+        """The layout of what is left when samples at some positions are taken out."""
+        lost = set(positions)
+        kept = (stop - start - sum(start <= at < stop for at in lost) for start, stop in self.bounds())
+        return SegmentLayout(tuple(length for length in kept if length))
 
     @cached_property
     def size(self) -> int:

@@ -17,10 +17,11 @@ from tqdm import tqdm
 
 from mcl_clip.artifacts import read_json, write_json
 from mcl_clip.errors import UserError
+from mcl_clip.left_out import Record
 from mcl_clip.shards.assign import Assignment, assign, cut_units
 from mcl_clip.shards.copying import WriteShard, tar_name
 from mcl_clip.shards.labels import ShardLabels
-from mcl_clip.shards.manifest import Manifest, make_directory, write_manifest
+from mcl_clip.shards.manifest import Manifest, make_directory, tell_left_out, write_manifest
 from mcl_clip.shards.pool import part_of, run
 from mcl_clip.shards.sources import absolute
 from mcl_clip.shards.units import WriteUnit, count_units
@@ -82,7 +83,10 @@ def write_buckets(
         task = WriteShard(source, assignment, work, directory, index_only)
         written = world.gather(each(task, assignment.order.tolist(), "buckets", "shard"))
         world.share(lambda: _commit(directory, work, source, job, label_paths, assignment, left_out, written))
-    return Manifest.load(appears(directory / "manifest.json").parent)
+    manifest = Manifest.load(appears(directory / "manifest.json").parent)
+    if world.is_first:
+        tell_left_out(manifest)
+    return manifest
 
 
 def _begin(directory: Path, job: dict[str, Any]) -> None:
@@ -120,7 +124,7 @@ def _commit(
     job: dict[str, Any],
     label_paths: list[str],
     assignment: Assignment,
-    left_out: int,
+    left_out: Record,
     written: list[list[tuple[int, dict[str, Any]]]],
 ) -> None:
     by_shard = {shard: fact for part in written for shard, fact in part}
@@ -151,6 +155,7 @@ def _commit(
         label_paths=label_paths,
         source_names=source.source_names,
         caption_key=source.caption_key,
-        made_from={**job, "left_out": left_out},
+        made_from=job,
+        left_out=left_out,
     )
     shutil.rmtree(work)

@@ -13,9 +13,9 @@ import pyarrow as pa
 from mcl_clip.artifacts import atomic_path
 from mcl_clip.errors import UserError
 from mcl_clip.shards.assign import Assignment
+from mcl_clip.shards.grouping import members_of
 from mcl_clip.shards.manifest import Manifest
 from mcl_clip.shards.offsets import ORIGIN_SCHEMA, column, map_rows, offsets_path, rows_sha256, write_rows
-from mcl_clip.shards.scan import samples
 from mcl_clip.shards.tar import BLOCK, END_OF_ARCHIVE, TarError, header
 from mcl_clip.shards.units import unit_path
 
@@ -75,6 +75,7 @@ class WriteShard:
         """Write the samples of `rows`, payloads as they are; returns the rows of the new tar."""
         origins = zip(rows["source"].to_pylist(), rows["source_key"].to_pylist(), strict=True)
         keys = [member_key(source, key) for source, key in origins]
+        old_keys = rows["key"].to_pylist()
         tars, starts, sizes = (column(rows, name).tolist() for name in ("tar", "sample_offset", "sample_size"))
         old = {name: column(rows, f"{name}_offset").tolist() for name in ("image", "caption")}
         new: dict[str, list[int]] = {name: [] for name in ("image", "caption", "sample", "size", "frame")}
@@ -82,13 +83,13 @@ class WriteShard:
         for row, (tar, start, size) in enumerate(zip(tars, starts, sizes, strict=True)):
             sample = self.source.tars.read(tar, start, size)
             try:
-                chunks, moved, frame = rewrite(sample, keys[row])
+                chunks, moved, frame = rewrite(sample, old_keys[row], keys[row])
                 for name, offsets in old.items():
                     new[name].append(at + moved[offsets[row] - start])
             except (TarError, KeyError):
                 raise UserError(
                     f"{self.source.tars.paths[tar]} changed after it was indexed, at sample "
-                    f"{rows['key'][row].as_py()!r}; run mcl-shards verify {self.source.directory}"
+                    f"{old_keys[row]!r}; run mcl-shards verify {self.source.directory}"
                 ) from None
             file.writelines(chunks)
             if at >= flushed + FLUSH and hasattr(os, "posix_fadvise"):
@@ -111,13 +112,13 @@ class WriteShard:
         return pa.table(columns, ORIGIN_SCHEMA)
 
 
-def rewrite(sample: bytes, key: str) -> tuple[list[bytes | memoryview], dict[int, int], int]:
+def rewrite(sample: bytes, old_key: str, key: str) -> tuple[list[bytes | memoryview], dict[int, int], int]:
     """The members of one sample under another key: (chunks, {old payload offset: new one}, frame CRC-32)."""
     view = memoryview(sample)
-    (found,) = samples(view, archive=False)
     chunks: list[bytes | memoryview] = []
     moved, at, frame = {}, 0, 0
-    for extension, member in zip(found.extensions, found.members, strict=True):
+    for member in members_of(view, 0, len(view), old_key):
+        extension = member.name[len(old_key) + 1 :].lower()
         head, padding = header(f"{key}.{extension}", member.size), _ZEROS[: -member.size % BLOCK]
         frame = zlib.crc32(padding, zlib.crc32(head, frame))
         moved[member.data] = at + len(head)

@@ -1,5 +1,6 @@
 """The index of plain WebDataset tars: where every sample lies, built once."""
 
+import json
 import os
 import zlib
 from collections.abc import Sequence
@@ -10,9 +11,12 @@ from typing import Any
 import pyarrow as pa
 from tqdm import tqdm
 
+from mcl_clip.artifacts import atomic_path
 from mcl_clip.errors import UserError
-from mcl_clip.shards.manifest import Manifest, make_directory, write_manifest
+from mcl_clip.left_out import Record, add, note
+from mcl_clip.shards.manifest import Manifest, make_directory, tell_left_out, write_manifest
 from mcl_clip.shards.offsets import (
+    SCHEMA,
     column,
     failed_rows,
     offsets_path,
@@ -20,11 +24,14 @@ from mcl_clip.shards.offsets import (
     rows_sha256,
     write_rows,
 )
-from mcl_clip.shards.pool import collect_errors, part_of, run
+from mcl_clip.shards.pool import part_of, run
 from mcl_clip.shards.remote import is_remote, remote_size
 from mcl_clip.shards.scan import scan_tar
 from mcl_clip.shards.sources import absolute, name_sources
 from mcl_clip.world import World, appears
+
+SHOWN = 3  # broken tars that an error names
+TOLERANCE = 2  # seconds: what file systems and copies round a modification time to (FAT, the coarsest, to 2)
 
 
 def index_sources(
@@ -33,6 +40,7 @@ def index_sources(
     *,
     workers: int = 1,
     caption_key: str | None = None,
+    skip_broken: bool = False,
     world: World | None = None,
     progress: bool = False,
 ) -> Manifest:
@@ -40,8 +48,10 @@ def index_sources(
 
     A finished index of the same tars is reused; a run that was killed goes on with what is missing. Captions
     come from `.txt`, or from `caption_key` of `.json`. The ranks of a `world` all call this, with the same sources.
-    Raises `UserError` that names the tar for broken, truncated or compressed tars, keys that occur twice or members
-    that leave the directory, and for an index of other or changed tars.
+    What cannot be trained on is counted in `Manifest.left_out` and logged. Broken tars (truncated,
+    compressed, keys that occur twice, members that leave the directory, unreadable) are all listed in `broken.jsonl`;
+    with `skip_broken` they become shards without samples, else the first of them are named by a `UserError`. An index
+    of other or changed tars raises `UserError` too.
     """
     world = world or World()
     directory = Path(output_dir)
@@ -60,35 +70,56 @@ def index_sources(
         done = run(_IndexTar(directory, paths, caption_key), mine, workers)
         found = dict(tqdm(done, "index", len(mine), unit="shard", disable=not progress or not world.is_first))
         parts = world.gather([found[shard] for shard in mine])
-        results = [result for part in parts for result in part]
-        world.share(lambda: _commit(directory, paths, stored, caption_key, results))
-    return Manifest.load(appears(directory / "manifest.json").parent)
+        facts = [fact for part in parts for fact in part]
+        world.share(lambda: _commit(directory, paths, stored, caption_key, skip_broken, facts))
+    manifest = Manifest.load(appears(directory / "manifest.json").parent)
+    if world.is_first:
+        tell_left_out(manifest)
+    return manifest
 
 
 @dataclass(frozen=True)
 class _IndexTar:
+    """Write the offsets of one tar, and return the facts about it; those of a finished one are only looked at."""
+
     directory: Path
     paths: list[str]
     caption_key: str | None
 
-    def __call__(self, shard: int) -> dict[str, Any] | str:
-        """What the manifest says of a shard, or why it cannot be indexed."""
+    def __call__(self, shard: int) -> dict[str, Any]:
         target, path = offsets_path(self.directory, shard), self.paths[shard]
+        state: dict[str, Any] = {"tar_bytes": 0, "mtime_ns": 0}
         try:
             size, mtime_ns = _state(path)
             request = zlib.crc32(repr((path, self.caption_key)).encode())
-            if target.exists() and target.stat().st_mtime_ns == mtime_ns:
-                table, facts = read_offsets(target)
-                if facts["tar_bytes"] == size and facts["request_crc32"] == request:
-                    return _facts(table, facts)
-            table, rest = scan_tar(path, shard, self.caption_key, size)
-            facts = {"tar_bytes": size, "rest_crc32": rest, "request_crc32": request}
-            write_rows(target, table, facts, mtime_ns)
+            state = {"tar_bytes": size, "mtime_ns": mtime_ns, "request_crc32": request}
+            known = _known(target, state)
+            if known:
+                return known
+            scan = scan_tar(path, shard, self.caption_key, size)
         except UserError as error:
-            return str(error)
+            if not str(error).startswith(path):
+                raise  # the cache's error, say, is no fault of the tar
+            return self._broken(shard, state, str(error))
         except OSError as error:
-            return f"{path} cannot be indexed ({error.strerror}: {error.filename})"
-        return _facts(table, facts)
+            return self._broken(shard, state, f"{path} cannot be read ({error.strerror})")
+        facts = {**state, "rest_crc32": scan.rest_crc32, "left_out": scan.left_out}
+        write_rows(target, scan.rows, facts)
+        return _facts(scan.rows, facts)
+
+    def _broken(self, shard: int, state: dict[str, Any], reason: str) -> dict[str, Any]:
+        rows = SCHEMA.empty_table()
+        write_rows(offsets_path(self.directory, shard), rows, {})
+        return {**_facts(rows, {**state, "rest_crc32": 0, "left_out": {}}), "broken": reason}
+
+
+def _known(target: Path, state: dict[str, Any]) -> dict[str, Any] | None:
+    """The facts that an interrupted run left about the tar in this state."""
+    try:
+        table, facts = read_offsets(target)
+    except UserError:
+        return None
+    return _facts(table, facts) if state.items() <= facts.items() else None
 
 
 def _state(path: str) -> tuple[int, int]:
@@ -99,15 +130,14 @@ def _state(path: str) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _facts(table: pa.Table, facts: dict[str, int]) -> dict[str, Any]:
+def _facts(table: pa.Table, facts: dict[str, Any]) -> dict[str, Any]:
     failed = int(failed_rows(table).sum())
     return {
         "samples": len(table) - failed,
         "failed": failed,
         "bytes": int(column(table, "sample_size").sum()),
         "rows_sha256": rows_sha256(table),
-        "tar_bytes": facts["tar_bytes"],
-        "rest_crc32": facts["rest_crc32"],
+        **{name: facts[name] for name in ("tar_bytes", "rest_crc32", "mtime_ns", "left_out")},
     }
 
 
@@ -116,26 +146,55 @@ def _commit(
     paths: list[str],
     stored: list[str],
     caption_key: str | None,
-    results: list[dict[str, Any] | str],
+    skip_broken: bool,
+    facts: list[dict[str, Any]],
 ) -> None:
-    errors = [result for result in results if isinstance(result, str)]
-    collect_errors(f"{len(errors)} of {len(paths)} tars cannot be indexed", errors)
-    facts = [result for result in results if not isinstance(result, str)]
+    broken = {path: fact["broken"] for path, fact in zip(paths, facts, strict=True) if "broken" in fact}
+    _list_broken(directory / "broken.jsonl", broken)
+    if broken and not (skip_broken and len(broken) < len(paths)):
+        shown = "; ".join(list(broken.values())[:SHOWN])
+        raise UserError(
+            f"{len(broken)} of {len(paths)} tars cannot be indexed, all of them listed in {directory}/broken.jsonl: "
+            f"{shown}; mend them, or leave them out with --mcl-skip-broken"
+        )
     columns = {name: [fact[name] for fact in facts] for name in ("samples", "failed", "bytes", "rows_sha256")}
     if not sum(columns["samples"]):
         wanted = f".json with {caption_key!r}" if caption_key else ".txt (for captions in .json: --mcl-caption-key)"
         raise UserError(f"no sample of {paths[0]} and {len(paths) - 1} more has an image and a {wanted}")
+    names = name_sources(paths)
     write_manifest(
         directory,
         "source",
-        shards={"name": name_sources(paths), "label": [0] * len(paths), **columns},
+        shards={"name": names, "label": [0] * len(paths), **columns},
         tars={
             "path": stored,
             "bytes": [fact["tar_bytes"] for fact in facts],
             "rest_crc32": [fact["rest_crc32"] for fact in facts],
+            "mtime_ns": [fact["mtime_ns"] for fact in facts],
         },
         caption_key=caption_key,
+        left_out=_left_out(names, facts),
     )
+
+
+def _left_out(names: list[str], facts: list[dict[str, Any]]) -> Record:
+    record: Record = {}
+    for name, fact in zip(names, facts, strict=True):
+        add(record, fact["left_out"], f"{name}/")
+        if "broken" in fact:
+            note(record, "broken tars", [name])
+        elif not fact["samples"]:
+            note(record, "shards without a usable sample", [name])
+    return record
+
+
+def _list_broken(path: Path, broken: dict[str, str]) -> None:
+    """The list of all broken tars, a JSON line each; none where there is none."""
+    path.unlink(missing_ok=True)
+    if broken:
+        with atomic_path(path) as temporary:
+            lines = (json.dumps({"tar": tar, "reason": reason}) + "\n" for tar, reason in broken.items())
+            temporary.write_text("".join(lines))
 
 
 def _stored_path(path: str, directory: Path) -> str:
@@ -164,11 +223,18 @@ def _check_fresh(manifest: Manifest, stored: list[str], caption_key: str | None)
         raise UserError(
             f"{manifest.directory} is the index of other tars ({other}); {again}, or choose another directory"
         )
-    for shard, (path, size) in enumerate(zip(manifest.tars.paths, manifest.tars.sizes, strict=True)):
+    times = manifest.tar_table["mtime_ns"].to_pylist()
+    for path, size, then in zip(manifest.tars.paths, manifest.tars.sizes, times, strict=True):
         if is_remote(path):
             continue  # a network round trip each; their size is checked when they are fetched
-        now = os.stat(path).st_size if os.path.exists(path) else None
-        if now != size:
+        status = os.stat(path) if os.path.exists(path) else None
+        if status is None or status.st_size != size:
+            now = status and status.st_size
             raise UserError(f"{path} changed since it was indexed ({size} bytes then, {now} now); {again}")
-        if os.stat(path).st_mtime_ns != os.stat(offsets_path(manifest.directory, shard)).st_mtime_ns:
-            raise UserError(f"{path} was modified since it was indexed; {again}")
+        seconds = abs(status.st_mtime_ns - (status.st_mtime_ns if then is None else then)) / 1e9
+        if seconds > TOLERANCE:
+            raise UserError(
+                f"{path} was modified since it was indexed: the size is the same, but the time differs by "
+                f"{seconds:.1f} s ({TOLERANCE} s are tolerated); {again}: the tars are read once more, "
+                "and what was made of them stays good when they are the same"
+            )

@@ -4,12 +4,13 @@ Sources, buckets and index-only buckets differ only in here. In the directory:
 
 manifest.json         written last: the commit; totals, label paths, hashes
 shards.parquet        one row a shard: name, label, samples, failed, bytes, rows_sha256
-tars.parquet          one row a tar: path, bytes, rest_crc32
+tars.parquet          one row a tar: path, bytes, rest_crc32, mtime_ns
 sources.parquet       name of every source shard; not for a source
 offsets/00000012.arrow    see `offsets`
 """
 
 import errno
+import logging
 import os
 import re
 from collections.abc import Sequence
@@ -23,10 +24,12 @@ import pyarrow.parquet as pq
 
 from mcl_clip.artifacts import atomic_path, read_json, sha256_json, write_json
 from mcl_clip.errors import UserError
+from mcl_clip.left_out import Record, line
 from mcl_clip.shards.offsets import content_sha256, offsets_path, read_offsets, rows_sha256
 from mcl_clip.shards.reader import ShardRows, Tars
 from mcl_clip.shards.remote import is_remote
 
+log = logging.getLogger(__name__)
 FORMAT = {"format": "mcl_clip shards", "version": 1}
 KINDS = ("source", "buckets", "index-only")
 SHARDS_SCHEMA = pa.schema(
@@ -44,11 +47,13 @@ TARS_SCHEMA = pa.schema(
         ("path", pa.string()),  # relative to the directory when inside it; or a URL
         ("bytes", pa.int64()),
         ("rest_crc32", pa.uint32()),  # over all bytes that belong to no sample
+        ("mtime_ns", pa.int64()),  # modification time when it was indexed; null: not known
     ]
 )
 SOURCES_SCHEMA = pa.schema([("name", pa.string())])
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")  # what a killed run leaves of `atomic_path`
-_UNHASHED = ("hash", "made_from")
+_UNHASHED = ("hash", "made_from", "left_out")
+_UNHASHED_COLUMNS = ("path", "mtime_ns")  # data that is moved or copied as a whole keeps its hash
 
 
 class Manifest:
@@ -57,7 +62,8 @@ class Manifest:
     directory: Path. info: `manifest.json`. kind: "source" (shard i is tar i), "buckets" (shard i is tar i of
     the directory) or "index-only" (rows of a shard point into many source tars). hash: SHA-256 of the
     content, wherever it lies. label_paths: of all labels; a source has one, "". caption_key: None for `.txt`
-    captions, else the key in `.json`. made_from: hashes of what the data was made from.
+    captions, else the key in `.json`. made_from: hashes of what the data was made from. left_out: what of the source is
+    not in it (see `mcl_clip.left_out`).
     """
 
     def __init__(self, directory: Path, info: dict[str, Any]):
@@ -70,6 +76,7 @@ class Manifest:
         self.label_paths: list[str] = info["label_paths"]
         self.caption_key: str | None = info["caption_key"]
         self.made_from: dict[str, Any] = info["made_from"]
+        self.left_out: Record = info.get("left_out", {})  # indexes made before it was recorded have none
 
     @classmethod
     def load(cls, directory: str | os.PathLike) -> "Manifest":
@@ -125,6 +132,10 @@ class Manifest:
         names = None if self.kind == "source" else self.source_names
         return ShardRows(self.shard_names[shard], table, size, self.tars, self.caption_key, names)
 
+    def read_tables(self) -> None:
+        """Read every table now; `UserError` for one that is damaged."""
+        _ = self.shards, self.tar_table, self.source_names
+
     @cached_property
     def shards(self) -> pa.Table:
         """One row a shard, `SHARDS_SCHEMA`."""
@@ -143,11 +154,21 @@ class Manifest:
         path = self.directory / f"{name}.parquet"
         try:
             table = pq.read_table(path, schema=schema)
-        except (OSError, ValueError) as error:
+            table.validate(full=True)
+            if any(table[column].null_count for column in table.column_names if column != "mtime_ns"):
+                raise ValueError("values are missing")
+        except (OSError, ValueError, MemoryError, pa.ArrowException) as error:
             raise UserError(f"{path} cannot be read ({error}); make {self.directory} again") from None
         if _table_hash(table) != self.info[f"{name}_sha256"]:
             raise UserError(f"{path} was changed after it was made; make {self.directory} again")
         return table
+
+
+def tell_left_out(manifest: Manifest) -> None:
+    """Log in one line what is left out of a data set, if anything is."""
+    if manifest.left_out:
+        kept = f"{manifest.num_samples:,}"
+        log.warning("%s: %s samples; left out: %s", manifest.directory, kept, line(manifest.left_out))
 
 
 def make_directory(directory: Path) -> None:
@@ -170,6 +191,7 @@ def write_manifest(
     source_names: Sequence[str] | None = None,
     caption_key: str | None = None,
     made_from: dict[str, Any] | None = None,
+    left_out: Record | None = None,
 ) -> Manifest:
     """Commit a directory whose offsets (and tars) are complete: tables first, manifest.json last.
 
@@ -179,6 +201,7 @@ def write_manifest(
     for leftover in (*directory.glob(".*.tmp"), *directory.glob("offsets/.*.tmp")):
         if _TEMPORARY.fullmatch(leftover.name):
             leftover.unlink()
+    tars = {"mtime_ns": pa.nulls(len(tars["path"]), pa.int64()), **tars}
     tables = {"shards": pa.table(shards, SHARDS_SCHEMA), "tars": pa.table(tars, TARS_SCHEMA)}
     if source_names is not None:
         tables["sources"] = pa.table({"name": source_names}, SOURCES_SCHEMA)
@@ -197,6 +220,7 @@ def write_manifest(
         "label_paths": list(label_paths),
         **{f"{name}_sha256": _table_hash(table) for name, table in tables.items()},
         "made_from": made_from or {},
+        "left_out": left_out or {},
     }
     write_json(directory / "manifest.json", {**info, "hash": _hash_of(info)})
     return Manifest.load(directory)
@@ -207,8 +231,7 @@ def _total(table: pa.Table, name: str) -> int:
 
 
 def _table_hash(table: pa.Table) -> str:
-    # Paths are left out: data that is moved as a whole keeps its hash.
-    return content_sha256(table, [name for name in table.column_names if name != "path"])
+    return content_sha256(table, [name for name in table.column_names if name not in _UNHASHED_COLUMNS])
 
 
 def _hash_of(info: dict[str, Any]) -> str:

@@ -49,22 +49,20 @@ def column(table: pa.Table, name: str) -> np.ndarray:
     return table[name].to_numpy()
 
 
-def write_rows(path: str | os.PathLike, table: pa.Table, facts: dict[str, Any], mtime_ns: int | None = None) -> None:
-    """Write rows, and JSON-like `facts` about them in the schema's metadata, atomically.
-
-    `mtime_ns` becomes the modification time of the file: the index keeps that of the tar in it.
-    """
+def write_rows(path: str | os.PathLike, table: pa.Table, facts: dict[str, Any]) -> None:
+    """Write rows, and JSON-like `facts` about them in the schema's metadata, atomically."""
     # Rebuilt from values: equal rows give equal bytes, however they were sliced together.
     fresh = [
         pa.array(values.to_pylist() if pa.types.is_string(values.type) else values.to_numpy(), values.type)
         for values in table.columns
     ]
     table = pa.table(fresh, table.schema.with_metadata({"facts": json.dumps(facts)}))
-    with atomic_path(path) as temporary:
-        with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-            writer.write_table(table, max_chunksize=max(len(table), 1))
-        if mtime_ns is not None:
-            os.utime(temporary, ns=(mtime_ns, mtime_ns))
+    with (
+        atomic_path(path) as temporary,
+        pa.OSFile(str(temporary), "wb") as sink,
+        pa.ipc.new_file(sink, table.schema) as writer,
+    ):
+        writer.write_table(table, max_chunksize=max(len(table), 1))
 
 
 def map_rows(path: str | os.PathLike) -> tuple[pa.Table, dict[str, Any]]:
@@ -81,7 +79,7 @@ def read_offsets(path: str | os.PathLike) -> tuple[pa.Table, dict[str, Any]]:
         table.validate(full=True)
         if table.schema.remove_metadata() not in (SCHEMA, ORIGIN_SCHEMA):
             raise pa.ArrowInvalid("unknown columns")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, MemoryError, pa.ArrowException) as error:
         raise UserError(f"offsets {path} cannot be read ({error}); make the index again") from None
     return table, facts
 

@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from typing import Any
 
-from mcl_clip.errors import UserError
-
 _task: Callable[[Any], Any] | None = None
 
 
@@ -48,13 +46,6 @@ def run(task: Callable[[Any], Any], items: Sequence[Any], workers: int) -> Itera
         finally:
             with contextlib.suppress(RuntimeError):
                 pool.shutdown(wait=True, cancel_futures=True)
-
-
-def collect_errors(what: str, errors: Sequence[str], shown: int = 3) -> None:
-    """Raise one `UserError` for all of `errors`, if any."""
-    if errors:
-        more = f" (and {len(errors) - shown} more)" if len(errors) > shown else ""
-        raise UserError(f"{what}: " + "; ".join(errors[:shown]) + more)
 
 
 def _start(task: Callable[[Any], Any], parent: int) -> None:

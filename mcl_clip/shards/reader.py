@@ -1,6 +1,7 @@
 """Samples of one shard, read by byte range; open tars are few and shared."""
 
 import os
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import cached_property
@@ -13,6 +14,7 @@ from mcl_clip.shards.offsets import column
 from mcl_clip.shards.remote import is_remote, open_tar
 
 MAX_OPEN_TARS = 64
+TRIES = 4  # of a local read, as of a remote one: network file systems fail for a moment
 
 
 class Tars:
@@ -31,12 +33,23 @@ class Tars:
         if is_remote(str(self.paths[tar])):
             # Not kept open: an evicted tar that is open still takes room.
             with open_tar(str(self.paths[tar]), int(self.sizes[tar])) as file:
-                data = os.pread(file.fileno(), size, offset)
+                data = read_at(file.fileno(), size, offset)
         else:
-            data = os.pread(self.descriptor(tar), size, offset)
+            data = self._read_local(tar, size, offset)
         if len(data) != size:
             raise UserError(f"{self.paths[tar]} ends early: {size} bytes at {offset} gave {len(data)}")
         return data
+
+    def _read_local(self, tar: int, size: int, offset: int) -> bytes:
+        for attempt in range(TRIES):
+            try:
+                return read_at(self.descriptor(tar), size, offset)
+            except OSError as error:
+                self._open.pop(tar, None)  # a descriptor may have gone stale
+                if attempt == TRIES - 1:
+                    raise UserError(f"{self.paths[tar]} cannot be read ({error.strerror})") from None
+                time.sleep(2**attempt / 8)
+        raise AssertionError
 
     def descriptor(self, tar: int) -> int:
         """File descriptor of a local tar, good until MAX_OPEN_TARS other ones were asked for."""
@@ -50,6 +63,18 @@ class Tars:
 
     def __getstate__(self):
         return {"paths": self.paths, "sizes": self.sizes, "_open": OrderedDict()}
+
+
+def read_at(descriptor: int, size: int, offset: int) -> bytes:
+    """Bytes [offset, offset + size) of a file, or as many as it has; one call of the system reads 2 GiB at most."""
+    data = os.pread(descriptor, size, offset)
+    if len(data) in (0, size):
+        return data
+    parts, got = [data], len(data)
+    while got < size and (data := os.pread(descriptor, size - got, offset + got)):
+        parts.append(data)
+        got += len(data)
+    return b"".join(parts)
 
 
 class _Descriptor:

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import fsspec
 
-from mcl_clip.errors import UserError
+from mcl_clip.errors import FULL_DISK, UserError
 
 TRIES = 4
 CHUNK = 8 << 20
@@ -176,6 +176,8 @@ def _persist(url: str, work: Any) -> Any:
         except UserError:
             raise
         except Exception as error:  # each file system raises its own
+            if isinstance(error, OSError) and error.errno in FULL_DISK:
+                raise
             lasting = isinstance(error, (ImportError, FileNotFoundError, PermissionError))
             if lasting or attempt == TRIES - 1:
                 raise UserError(f"{url} cannot be read ({_reason(error)})") from None

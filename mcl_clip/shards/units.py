@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from mcl_clip.left_out import FIRST, Record, note
 from mcl_clip.shards.labels import ShardLabels
 from mcl_clip.shards.manifest import Manifest
 from mcl_clip.shards.offsets import ORIGIN_SCHEMA, column, map_rows, write_rows
@@ -32,7 +33,7 @@ class WriteUnit:
         path = unit_path(self.work, unit)
         if path.exists():
             return
-        tables, left_out = [ORIGIN_SCHEMA.empty_table()], 0
+        tables, lost = [ORIGIN_SCHEMA.empty_table()], list[str]()
         labels: list[str] = []
         for shard in range(*self.units[unit]):
             rows = self.source.open_shard(shard)
@@ -40,24 +41,28 @@ class WriteUnit:
             kept = {row: path for row, path in enumerate(label[: rows.num_samples]) if path is not None}
             tables.append(_with_origin(rows, shard).take(pa.array(kept, pa.int64())))
             labels += kept.values()
-            left_out += len(rows.table) - len(kept)
+            lost += ["/".join(rows.source_of(row)) for row in range(len(rows.table)) if row not in kept]
         names = sorted(set(labels), key=label_order)
         index_of = {name: index for index, name in enumerate(names)}
         code = np.array([index_of[label] for label in labels], np.int64)
         table = pa.concat_tables(tables).take(np.argsort(code, kind="stable"))
         counts = np.bincount(code, minlength=len(names)).tolist()
-        write_rows(path, table, {"labels": names, "counts": counts, "left_out": left_out})
+        write_rows(path, table, {"labels": names, "counts": counts, "left_out": len(lost), "first": lost[:FIRST]})
 
 
-def count_units(work: Path, units: int) -> tuple[list[str], np.ndarray, int]:
-    """(label paths in order, counts int32 [units, labels], samples left out) over all unit files."""
+def count_units(work: Path, units: int) -> tuple[list[str], np.ndarray, Record]:
+    """(label paths in order, counts int32 [units, labels], what is left out) over all unit files."""
     facts = [map_rows(appears(unit_path(work, unit)))[1] for unit in range(units)]
     names = sorted({name for fact in facts for name in fact["labels"]}, key=label_order)
     index_of = {name: index for index, name in enumerate(names)}
     counts = np.zeros((units, len(names)), np.int32)
     for unit, fact in enumerate(facts):
         counts[unit, [index_of[name] for name in fact["labels"]]] = fact["counts"]
-    return names, counts, sum(fact["left_out"] for fact in facts)
+    left_out: Record = {}
+    for fact in facts:
+        if fact["left_out"]:
+            note(left_out, "without a label", fact.get("first", ()), fact["left_out"])
+    return names, counts, left_out
 
 
 def label_order(path: str) -> list[tuple[bool, int, str]]:

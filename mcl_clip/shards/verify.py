@@ -12,11 +12,12 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from mcl_clip.errors import UserError
+from mcl_clip.shards.grouping import members_of
 from mcl_clip.shards.manifest import Manifest
 from mcl_clip.shards.offsets import column, offsets_path, read_offsets, rows_sha256
 from mcl_clip.shards.pool import run
 from mcl_clip.shards.remote import is_remote, open_tar
-from mcl_clip.shards.scan import checksums, samples
+from mcl_clip.shards.scan import checksums
 from mcl_clip.shards.tar import BLOCK, TarError
 
 
@@ -29,10 +30,10 @@ def verify(directory: str | os.PathLike, *, workers: int = 1, progress: bool = F
     """
     manifest = Manifest.load(directory)
     try:
-        assert len(manifest.shards) == len(manifest.shard_names) and manifest.source_names
-        tars = manifest.tars
+        manifest.read_tables()
     except UserError as error:
         return [str(error)]
+    tars = manifest.tars
     problems = [
         f"tar {path}: {problem}"
         for path, size in zip(tars.paths, tars.sizes, strict=True)
@@ -66,6 +67,9 @@ class _VerifyShard:
 
     def _tar_problems(self, tar: int, rows: pa.Table, own: bool) -> Iterator[str]:
         path, size = self.manifest.tars.paths[tar], int(self.manifest.tars.sizes[tar])
+        rest = self.manifest.tar_table["rest_crc32"][tar].as_py()
+        if own and not len(rows) and not rest:
+            return  # a broken tar that the index left out
         if own and (problem := _size_problem(path, size)):
             yield problem
         try:
@@ -75,7 +79,6 @@ class _VerifyShard:
                 memoryview(mapped) as buffer,
             ):
                 yield from _sample_problems(buffer, rows)
-                rest = self.manifest.tar_table["rest_crc32"][tar].as_py()
                 if own and len(buffer) == size and _rest_crc32(buffer, rows) != rest:
                     yield f"changed outside the samples: {_ranges(_gaps(rows, size))}"
         except (OSError, ValueError) as error:
@@ -102,11 +105,14 @@ def _sample_problems(buffer: memoryview, rows: pa.Table) -> Iterator[str]:
             yield f"{where}: truncated"
             continue
         try:
-            (sample,) = samples(buffer, start, start + size, archive=False)
-        except ValueError as error:
-            yield f"{where}: {error if isinstance(error, TarError) else 'other members than indexed'}"
+            members = members_of(buffer, start, start + size, key)
+        except TarError as error:
+            yield f"{where}: {error}"
             continue
-        now = checksums(buffer, sample.members)
+        if not members:
+            yield f"{where}: other members than indexed"
+            continue
+        now = checksums(buffer, members)
         if now[0] != payload:
             yield f"{where}: payload changed"
         if now[1] != frame:

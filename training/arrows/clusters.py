@@ -2,12 +2,22 @@
 
 import shutil
 
+import torch
+
+from mcl_clip.clustering.encoder import AUTOCAST
 from mcl_clip.clustering.stage import cluster_stage
 from mcl_clip.errors import UserError
+from mcl_clip.openclip.precision import get_autocast, get_input_dtype
 from training.arrows.job import Job
 from training.reporting import log
 
-PRECISION = {"fp32": "fp32", "amp": "fp16", "fp16": "fp16", "pure_fp16": "fp16"}  # the others: bf16
+
+def embedding_precision(training: str, device: torch.device) -> str:
+    """In what a model is embedded that was trained in one of open_clip's precisions: the same fp32, bf16 or fp16."""
+    with get_autocast(training, device_type=device.type)():
+        autocast = torch.is_autocast_enabled(device.type)
+        dtype = torch.get_autocast_dtype(device.type) if autocast else get_input_dtype(training)
+    return next((name for name, own in AUTOCAST.items() if own == dtype), "fp32")
 
 
 def cluster(job: Job, stage: int) -> None:
@@ -27,7 +37,7 @@ def cluster(job: Job, stage: int) -> None:
             on=recipe.clustering.cluster_on,
             seed=recipe.seed,
             reservoir=recipe.clustering.reservoir,
-            precision=PRECISION.get(recipe.optimization.precision, "bf16"),
+            precision=embedding_precision(recipe.optimization.precision, job.ranks.device),
             previous=[job.directory.clusters(earlier) for earlier in range(stage)],
             keep_features=recipe.clustering.keep_features,
             workers=recipe.data.workers,

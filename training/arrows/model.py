@@ -96,4 +96,6 @@ def _loader(job: Job, stage: int, data: Manifest, built: BuiltModel) -> GlobalBa
         num_samples=recipe.train_num_samples,
         caption_probs=recipe.caption_probs,
         device=job.ranks.device,
+        max_faults=recipe.max_faults,
+        union=job.ranks.union,
     )

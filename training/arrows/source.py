@@ -9,7 +9,7 @@ from mcl_clip.packing.rows import Source
 from mcl_clip.packing.synthetic import SyntheticRows
 from mcl_clip.shards.index import index_sources
 from mcl_clip.shards.kinds import kind_of
-from mcl_clip.shards.manifest import Manifest
+from mcl_clip.shards.manifest import Manifest, tell_left_out
 from mcl_clip.shards.sources import expand_sources, manifest_directory
 from training.ranks import Ranks
 from training.recipe import DataRecipe
@@ -26,6 +26,7 @@ def open_or_index(
     ranks: Ranks,
     *,
     caption_key: str | None = None,
+    skip_broken: bool = False,
     workers: int = 1,
     flag: str = "--train-data",
 ) -> Manifest:
@@ -35,13 +36,17 @@ def open_or_index(
     """
     ready = ranks.share(lambda: str(manifest_directory(spec) or ""))
     if not ready:
-        return index(spec, directory, ranks, caption_key=caption_key, workers=workers, flag=flag)
+        return index(
+            spec, directory, ranks, caption_key=caption_key, skip_broken=skip_broken, workers=workers, flag=flag
+        )
     manifest = Manifest.load(ready)
     if caption_key and caption_key != manifest.caption_key:
         raise UserError(
             f"--mcl-caption-key {caption_key} is for tars, but {flag} {ready} is indexed already, with captions from "
             f"{manifest.caption_key or '.txt'}; leave it out, or index the tars anew with it"
         )
+    if ranks.is_first:
+        tell_left_out(manifest)
     return manifest
 
 
@@ -51,6 +56,7 @@ def index(
     ranks: Ranks,
     *,
     caption_key: str | None = None,
+    skip_broken: bool = False,
     workers: int = 1,
     flag: str = "--train-data",
 ) -> Manifest:
@@ -60,6 +66,7 @@ def index(
         directory,
         workers=max(workers, 1),
         caption_key=caption_key,
+        skip_broken=skip_broken,
         world=ranks,
         progress=ranks.is_first,
     )

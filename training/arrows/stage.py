@@ -7,8 +7,11 @@ from typing import Any
 
 from tqdm import tqdm
 
+from mcl_clip.artifacts import write_json
+from mcl_clip.left_out import Record, add, line
 from mcl_clip.loading.loader import GlobalBatchLoader, MicroBatch
 from mcl_clip.models.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
+from mcl_clip.plan.left_out import left_out
 from mcl_clip.world import appears
 from training.agreement import Agreement
 from training.arrows.saving import SaveClock, save_built
@@ -225,10 +228,20 @@ class StageTraining:
             f"{self.recipe.data.global_batch} samples on {self.ranks.world_size} x {self.ranks.device.type}, "
             f"{trained:,} of {whole:,} parameters trained, {begun}"
         )
+        plan = self.loader.plans[0]
+        if told := line(left_out(plan), plan.num_samples):
+            tell = log.warning if plan.num_dropped else log.info
+            tell(f"stage {self.stage}: of {plan.num_samples:,} samples, in each pass: {told}")
 
     def _finish(self) -> None:
         self.guard.check()
+        reading: Record = {}
+        for record in self.ranks.gather(self.loader.faults.record()):
+            add(reading, record)
         if self.ranks.is_first:
+            if reading:
+                log.warning(f"stage {self.stage}: samples, since the last start: {line(reading)}")
+            write_json(self.directory / "left_out.json", {"plan": left_out(self.loader.plans[0]), "reading": reading})
             check_weights(self.core, self.stage, self.next_step)
             save_built(self.built, self.directory / "model", self.stage, self.made_from)
         self.ranks.barrier()
