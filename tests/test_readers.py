@@ -1,15 +1,10 @@
 """Batches of reader processes, one of which may die at any moment."""
 
-import multiprocessing
-import os
-import signal
-
 import pytest
 from torch.utils.data import DataLoader
 
 from mcl_clip.errors import as_user_error
 from mcl_clip.loading.readers import from_readers
-from tests.distributed import run_ranks
 
 
 class Numbers:
@@ -41,20 +36,3 @@ def test_a_reader_lost_in_the_handover_is_as_any_lost_one():
     with pytest.raises(RuntimeError, match="DataLoader worker") as raised:
         next(batches)
     assert "a reader process ended" in str(as_user_error(raised.value))
-
-
-def killed(rank, world_size):
-    batches = from_readers(DataLoader(Numbers(), batch_size=None, num_workers=1, prefetch_factor=1))
-    next(batches)
-    (reader,) = multiprocessing.active_children()
-    os.kill(reader.pid, signal.SIGKILL)
-    try:
-        for _ in batches:
-            pass
-    except RuntimeError as error:
-        return str(as_user_error(error))
-
-
-def test_a_killed_reader_is_told():
-    (told,) = run_ranks(killed, 1)
-    assert told.startswith("a reader process ended")
