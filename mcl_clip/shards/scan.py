@@ -75,7 +75,7 @@ def _scan(buffer: Any, tar: int, caption_key: str | None) -> Scan:
         image = by_extension[IMAGE_EXTENSIONS[code]] if code >= 0 else None
         caption = by_extension.get(caption_extension)
         text = first_caption(read_captions(_payload(buffer, caption), caption_key)) if caption else None
-        readable = caption if text and text.strip() else None
+        readable = caption if text else None
         if not (image and image.size and readable):
             note(left_out, _reason(sample, image, caption, caption_key), [sample.key])
         payload_crc32, frame_crc32 = checksums(buffer, sample.members)
