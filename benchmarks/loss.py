@@ -9,7 +9,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -155,7 +155,7 @@ def labels_of(layout: SegmentLayout, options: argparse.Namespace) -> Tensor:
 
 
 def by_turns(
-    steps: dict[str, Callable[[], list[Tensor]]], options: argparse.Namespace
+    steps: Mapping[str, Callable[[], list[Tensor]]], options: argparse.Namespace
 ) -> tuple[dict[str, float], dict[str, int], dict[str, list[Tensor]]]:
     """Median ms, peak bytes and results of each."""
     device = torch.device(options.device)
