@@ -250,6 +250,20 @@ def test_data_that_is_moved_with_its_index_keeps_its_hash(tmp_path):
     assert moved.open_shard(1).read_image(2)
 
 
+def test_tars_that_were_moved_are_found_again_and_others_refused(tmp_path):
+    paths = write_shards(tmp_path / "data", 3, 2)
+    before = index_sources(paths, tmp_path / "index")
+    shutil.move(tmp_path / "data", tmp_path / "moved")
+    moved = [path.replace("/data/", "/moved/") for path in paths]
+    after = index_sources(moved, tmp_path / "index")
+    assert after.hash == before.hash and after.tars.paths == moved
+    assert after.open_shard(2).read_image(1) == image_bytes(0, 2, 1)
+    others = write_shards(tmp_path / "others", 3, 3)
+    with pytest.raises(UserError, match=r"others/00000.tar changed since it was indexed"):
+        index_sources(others, tmp_path / "index")
+    assert Manifest.load(tmp_path / "index").tars.paths == moved
+
+
 def _index_rank(rank, world_size, paths, directory):
     return index_sources(paths, directory, world=world_of(rank, world_size)).hash
 

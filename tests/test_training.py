@@ -380,6 +380,17 @@ class TestBadInput:
         write_shards(tmp_path / "tars", 3, 41, size=24)
         assert "00000.tar" in fails(capfd, command(tmp_path, "--epochs", "1", "--mcl-stages", "1"))
 
+    def test_moved_data_goes_on(self, tmp_path):
+        arguments = command(tmp_path, "--epochs", "1", "--mcl-index-only", "--mcl-stages", "1")
+        assert main(arguments) == 0
+        before = fingerprint(tmp_path)
+        shutil.move(tmp_path / "tars", tmp_path / "elsewhere")
+        arguments[arguments.index("--train-data") + 1] = f"{tmp_path}/elsewhere"
+        assert main([*arguments, "--mcl-stages", "2"]) == 0
+        after = fingerprint(tmp_path)
+        assert {name: after[name] for name in before if not name.startswith("fused/")}.items() <= before.items()
+        assert len(losses(tmp_path, 2)) > 0
+
     def test_a_model_that_was_put_there_is_refused(self, tmp_path, capfd):
         assert main(command(tmp_path, "--epochs", "1", "--mcl-stages", "1")) == 0
         model = tmp_path / "runs/run/stage_0/model/open_clip_config.json"

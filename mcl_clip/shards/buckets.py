@@ -104,8 +104,10 @@ def _begin(directory: Path, job: dict[str, Any]) -> None:
 def _check_finished(directory: Path, job: dict[str, Any], source: Manifest) -> None:
     manifest = Manifest.load(directory)
     _refuse_other(directory, manifest.made_from, job, "was made from")
-    if manifest.kind == "index-only" and manifest.tars.paths != [absolute(path) for path in source.tars.paths]:
-        raise UserError(f"{directory} points to tars that were moved since; delete it and run again")
+    if manifest.kind == "index-only" and manifest.tars.paths != (
+        paths := [absolute(path) for path in source.tars.paths]
+    ):
+        manifest.relocate(paths)
     shutil.rmtree(directory / "work", ignore_errors=True)
 
 

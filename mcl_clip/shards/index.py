@@ -46,8 +46,8 @@ def index_sources(
 ) -> Manifest:
     """Index tars (see `sources.expand_sources`) into `output_dir`; the tars are only read.
 
-    A finished index of the same tars is reused; a run that was killed goes on with what is missing. Captions
-    come from `.txt`, or from `caption_key` of `.json`. The ranks of a `world` all call this, with the same sources.
+    A finished index of the same tars is reused, also after they were moved; a run that was killed goes on with what
+    is missing. Captions come from `.txt`, or from `caption_key` of `.json`. The ranks of a `world` all call this.
     What cannot be trained on is counted in `Manifest.left_out` and logged. Broken tars (truncated,
     compressed, keys that occur twice, members that leave the directory, unreadable) are all listed in `broken.jsonl`;
     with `skip_broken` they become shards without samples, else the first of them are named by a `UserError`. An index
@@ -62,7 +62,7 @@ def index_sources(
         if not (directory / "manifest.json").exists():
             make_directory(directory)
             return False
-        _check_fresh(Manifest.load(directory), stored, caption_key)
+        _check_fresh(Manifest.load(directory), paths, stored, caption_key)
         return True
 
     if not world.share(is_finished):
@@ -205,7 +205,8 @@ def _stored_path(path: str, directory: Path) -> str:
     return os.path.relpath(path, root) if os.path.commonpath([path, root]) == root else path
 
 
-def _check_fresh(manifest: Manifest, stored: list[str], caption_key: str | None) -> None:
+def _check_fresh(manifest: Manifest, paths: list[str], stored: list[str], caption_key: str | None) -> None:
+    """Refuse an index that is not that of these tars; where they only lie elsewhere now, it is told so."""
     again = f"delete {manifest.directory / 'manifest.json'} and run again"
     if manifest.kind != "source":
         raise UserError(f"{manifest.directory} holds {manifest.kind}, not an index; choose another directory")
@@ -215,7 +216,7 @@ def _check_fresh(manifest: Manifest, stored: list[str], caption_key: str | None)
             f"{caption_key or '.txt'} (--mcl-caption-key); {again}"
         )
     known = manifest.tar_table["path"].to_pylist()
-    if known != stored:
+    if known != stored and not _are_moved(manifest, paths):
         other = next(
             (path for path, old in zip(stored, known, strict=False) if path != old),
             f"{len(stored)} tars, not {len(known)}",
@@ -224,7 +225,7 @@ def _check_fresh(manifest: Manifest, stored: list[str], caption_key: str | None)
             f"{manifest.directory} is the index of other tars ({other}); {again}, or choose another directory"
         )
     times = manifest.tar_table["mtime_ns"].to_pylist()
-    for path, size, then in zip(manifest.tars.paths, manifest.tars.sizes, times, strict=True):
+    for path, size, then in zip(paths, manifest.tars.sizes, times, strict=True):
         if is_remote(path):
             continue  # a network round trip each; their size is checked when they are fetched
         status = os.stat(path) if os.path.exists(path) else None
@@ -238,3 +239,11 @@ def _check_fresh(manifest: Manifest, stored: list[str], caption_key: str | None)
                 f"{seconds:.1f} s ({TOLERANCE} s are tolerated); {again}: the tars are read once more, "
                 "and what was made of them stays good when they are the same"
             )
+    if known != stored:
+        manifest.relocate(stored)
+
+
+def _are_moved(manifest: Manifest, paths: list[str]) -> bool:
+    """Whether tars at other paths are those of the index: their names, sizes and exact times are."""
+    then = zip(manifest.tars.sizes.tolist(), manifest.tar_table["mtime_ns"].to_pylist(), strict=True)
+    return name_sources(paths) == manifest.shard_names and [_state(path) for path in paths] == list(then)

@@ -150,6 +150,12 @@ class Manifest:
     def _names(self) -> list[str]:
         return self.shards["name"].to_pylist()
 
+    def relocate(self, paths: Sequence[str]) -> None:
+        """Record that the same tars lie elsewhere now. The hash, which leaves paths out, stays; load anew to read."""
+        table = self.tar_table.set_column(0, TARS_SCHEMA.field("path"), pa.array(paths, pa.string()))
+        with atomic_path(self.directory / "tars.parquet") as temporary:
+            pq.write_table(table, temporary)
+
     def _table(self, name: str, schema: pa.Schema) -> pa.Table:
         path = self.directory / f"{name}.parquet"
         try:
