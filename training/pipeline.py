@@ -4,25 +4,20 @@ source index -> stage 0 -> clusters -> pseudo-labels -> buckets -> stage 1 -> ..
 """
 
 import contextlib
-from functools import partial
 
 from mcl_clip.errors import UserError
 from mcl_clip.world import appears
 from training.arithmetic import fast_arithmetic
+from training.arrows.begin import begin
 from training.arrows.buckets import bucket
 from training.arrows.clusters import cluster
 from training.arrows.fused import fuse_stages
-from training.arrows.job import Job
 from training.arrows.model import train
-from training.arrows.source import open_or_index, packed
-from training.checks import check_data
 from training.preemption import Preemption
 from training.ranks import Ranks
 from training.recipe import Recipe
-from training.recipe_file import to_plain
-from training.reporting import Trackers, logging_to
-from training.run_directory import RunDirectory, claim, commit, held, release, sweep
-from training.validation import Validation
+from training.reporting import logging_to
+from training.run_directory import RunDirectory, claim, held, release, sweep
 
 
 def run(recipe: Recipe, ranks: Ranks, preemption: Preemption) -> None:
@@ -44,7 +39,7 @@ def run(recipe: Recipe, ranks: Ranks, preemption: Preemption) -> None:
 
 
 def _run(recipe: Recipe, directory: RunDirectory, ranks: Ranks, preemption: Preemption) -> None:
-    job = _begin(recipe, directory, ranks, preemption)
+    job = begin(recipe, directory, ranks, preemption)
     data = job.source
     for stage in range(len(recipe.stages)):
         if stage:
@@ -55,25 +50,3 @@ def _run(recipe: Recipe, directory: RunDirectory, ranks: Ranks, preemption: Pree
     if recipe.num_stages:
         fuse_stages(job)
     job.trackers.close()
-
-
-def _begin(recipe: Recipe, directory: RunDirectory, ranks: Ranks, preemption: Preemption) -> Job:
-    """Index the data, refuse what cannot be trained with, and make the directory this recipe's."""
-    data, held_out = recipe.data, None
-    index = partial(
-        open_or_index,
-        ranks=ranks,
-        caption_key=data.caption_key,
-        skip_broken=data.skip_broken,
-        workers=data.workers,
-    )
-    with preemption.excusing_workers():
-        source = index(packed(data.train_data, directory.source, ranks, data), directory.source)
-        if recipe.reporting.val_data:
-            tars = packed(recipe.reporting.val_data, directory.validation, ranks, data, "--val-data")
-            held_out = index(tars, directory.validation, flag="--val-data")
-    check_data(recipe, source)
-    validation = Validation(recipe, held_out, ranks.device)
-    trackers = Trackers(recipe, to_plain(recipe), silent=not ranks.is_first)
-    ranks.on_first(lambda: commit(directory, recipe))
-    return Job(recipe, directory, source, ranks, preemption, trackers, validation)

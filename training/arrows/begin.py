@@ -1,0 +1,36 @@
+"""Flags and tars -> a run that may begin: data indexed, mistakes refused, the directory this recipe's."""
+
+from functools import partial
+
+from training.arrows.job import Job
+from training.arrows.source import open_or_index, packed
+from training.checks import check_data
+from training.preemption import Preemption
+from training.ranks import Ranks
+from training.recipe import Recipe
+from training.recipe_file import to_plain
+from training.reporting import Trackers
+from training.run_directory import RunDirectory, commit
+from training.validation import Validation
+
+
+def begin(recipe: Recipe, directory: RunDirectory, ranks: Ranks, preemption: Preemption) -> Job:
+    """Index the data, refuse what cannot be trained with, and make the directory this recipe's."""
+    data, held_out = recipe.data, None
+    index = partial(
+        open_or_index,
+        ranks=ranks,
+        caption_key=data.caption_key,
+        skip_broken=data.skip_broken,
+        workers=data.workers,
+    )
+    with preemption.excusing_workers():
+        source = index(packed(data.train_data, directory.source, ranks, data), directory.source)
+        if recipe.reporting.val_data:
+            tars = packed(recipe.reporting.val_data, directory.validation, ranks, data, "--val-data")
+            held_out = index(tars, directory.validation, flag="--val-data")
+    check_data(recipe, source)
+    validation = Validation(recipe, held_out, ranks.device)
+    trackers = Trackers(recipe, to_plain(recipe), silent=not ranks.is_first)
+    ranks.on_first(lambda: commit(directory, recipe))
+    return Job(recipe, directory, source, ranks, preemption, trackers, validation)
