@@ -245,5 +245,5 @@ def _check_fresh(manifest: Manifest, paths: list[str], stored: list[str], captio
 
 def _are_moved(manifest: Manifest, paths: list[str]) -> bool:
     """Whether tars at other paths are those of the index: their names, sizes and exact times are."""
-    then = zip(manifest.tars.sizes.tolist(), manifest.tar_table["mtime_ns"].to_pylist(), strict=True)
+    then = zip(map(int, manifest.tars.sizes), manifest.tar_table["mtime_ns"].to_pylist(), strict=True)
     return name_sources(paths) == manifest.shard_names and [_state(path) for path in paths] == list(then)
