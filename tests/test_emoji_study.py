@@ -132,11 +132,21 @@ def test_models_are_trained_scored_and_reused(data, tmp_path):
     found = json.loads(place.scored(arms[1]).read_text())
     assert found["arm"] == "MCL" and set(found["scores"]) == {"concat", "mean-cosine", "last stage alone"}
     assert set(found["scores"]) <= set(FUSIONS) and {"pairs", "pairs Color"} <= set(found["scores"]["concat"])
+    assert found["data"] == place.compared != Place(data, tmp_path, tmp_path, "noto", 5).compared
     base = load_file(place.trained / arms[0].models[0].key / "embeddings.safetensors")
     assert len(base["train"]) == found["training_images"]
     world = make_world(data, "twemoji", 5)
     plain, dealt = (labels_of(place.trained, world, arm.models[1].negatives, 5) for arm in arms[1:])
     assert Counter(plain) == Counter(dealt) and plain != dealt and len(set(plain)) == 2
+
+
+def test_scores_of_other_drawings_are_made_again(data, tmp_path):
+    place, arm = Place(data, tmp_path / "models", tmp_path / "units", "twemoji", 5), SMALL.arms()[BASE]
+    place.scored(arm).parent.mkdir(parents=True)
+    place.scored(arm).write_text(json.dumps({"data": place.compared}))
+    assert not list(units_of(place, [arm]))
+    place.scored(arm).write_text('{"data": "others"}')
+    assert len(list(units_of(place, [arm]))) == 2 and not place.scored(arm).exists()
 
 
 def test_the_same_seed_trains_the_same_model(data, tmp_path):

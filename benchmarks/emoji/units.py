@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from benchmarks.emoji.hard_negatives import HardNegatives
 from benchmarks.emoji.measures import embeddings, score
 from benchmarks.emoji.models import Arm, Model, Negatives, with_needs
-from benchmarks.emoji.world import MODEL, Moved, World, make_world, world_key
+from benchmarks.emoji.world import MODEL, Moved, World, make_world, scored_key, world_key
 from benchmarks.study.schedule import Unit
 from benchmarks.study.training import train
 from mcl_clip import seeds
@@ -46,9 +46,19 @@ class Place:
     fit_share: float = 0.0
 
     @property
+    def drawings(self) -> str:
+        """Changes with the training drawings."""
+        return world_key(self.data, self.artist, self.fit_share)
+
+    @property
+    def compared(self) -> str:
+        """Changes with these, and with what is scored."""
+        return scored_key(self.data, self.artist, self.drawings)
+
+    @property
     def trained(self) -> Path:
-        """Of this artist and seed, whose training drawings may change."""
-        return self.models / self.artist / f"seed_{self.seed}-{world_key(self.data, self.artist, self.fit_share)}"
+        """Where the models stand."""
+        return self.models / self.artist / f"seed_{self.seed}-{self.drawings}"
 
     def scored(self, arm: Arm) -> Path:
         """The results of one arm."""
@@ -57,11 +67,15 @@ class Place:
 
 
 def units_of(place: Place, arms: Sequence[Arm]) -> Iterator[Unit]:
-    """What is left to do to score `arms`: models, each after what it needs, then scores."""
-    wanted = [arm for arm in arms if not place.scored(arm).is_file()]
-    if not wanted:
-        return
+    """What is left to do to score `arms`: models, each after what it needs, then scores.
+
+    Scores from other drawings are made again.
+    """
     root = place.trained
+    for arm in arms:
+        if (old := place.scored(arm)).is_file() and read_json(old)["data"] != place.compared:
+            old.unlink()
+    wanted = [arm for arm in arms if not place.scored(arm).is_file()]
     facts = {model: root / model.key / "facts.json" for arm in wanted for model in with_needs(arm.models)}
     for model, done in facts.items():
         needs = tuple(facts[each] for each in model.needs)
@@ -150,7 +164,7 @@ def score_unit(place: Place, root: Path, arm: Arm) -> None:
             "seed": place.seed,
             "arm": arm.name,
             "key": arm.key,
-            "data": root.name.rpartition("-")[2],
+            "data": place.compared,
             "training_images": len(world.captions),
             "pairs": {kind: world.pair_types.count(kind) for kind in dict.fromkeys(world.pair_types)},
             "models": [model.record() for model in arm.models],

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import open_clip
 import torch
 from torch import Tensor
 
@@ -53,9 +54,6 @@ class World:
 
 def make_world(data: Path, artist: str, seed: int, fit_share: float = 0.0) -> World:
     """Everything for one held-out artist; `seed` draws which captions (a share of `fit_share`) are set apart to fit."""
-    import open_clip
-
-    tokenizer = open_clip.get_tokenizer(MODEL)
     samples = read_shards(shard_paths(data, training_packages(data, artist)))
     apart = [is_apart(each.caption, fit_share, seed, FIT) for each in samples]
     train = in_memory([each for each, out in zip(samples, apart, strict=True) if not out])
@@ -66,14 +64,14 @@ def make_world(data: Path, artist: str, seed: int, fit_share: float = 0.0) -> Wo
     known, unseen = (_scored(zero_shot / split, names) for split in ("known", "unseen"))
     return World(
         train=torch.from_numpy(train.images),
-        tokens=tokenizer(train.captions),
+        tokens=token_ids(train.captions),
         captions=train.captions,
         fit=_images([each.png for each in fit], train),
-        fit_tokens=tokenizer([each.caption for each in fit]) if fit else torch.zeros(0, 0, dtype=torch.int64),
+        fit_tokens=token_ids([each.caption for each in fit]),
         pairs=_images([path.read_bytes() for pair in pairs for path in pair.images], train),
-        pair_tokens=tokenizer([text for pair in pairs for text in pair.statements]),
+        pair_tokens=token_ids([text for pair in pairs for text in pair.statements]),
         pair_types=[pair.type for pair in pairs],
-        classes=tokenizer(names),
+        classes=token_ids(names),
         known=known,
         unseen=unseen,
     )
@@ -89,6 +87,19 @@ def world_key(data: Path, artist: str, fit_share: float) -> str:
     packages = training_packages(data, artist)
     made = [read_json(data / "shards" / package / "manifest.json")["files"] for package in packages]
     return sha256_json([made, fit_share, get_model_config(MODEL)])[:12]
+
+
+def scored_key(data: Path, artist: str, drawings: str) -> str:
+    """Changes with the artist's pairs and zero-shot sets, and with `drawings`, a `world_key`."""
+    return sha256_json([read_json(data / "artists" / artist / "manifest.json")["files"], drawings])[:12]
+
+
+def token_ids(captions: list[str]) -> Tensor:
+    """int64 [N, context]; what is said more than once is tokenized once."""
+    tokenizer = open_clip.get_tokenizer(MODEL)
+    unique = list(dict.fromkeys(captions))
+    place = {caption: number for number, caption in enumerate(unique)}
+    return tokenizer(unique)[[place[caption] for caption in captions]] if captions else torch.zeros(0, 0)
 
 
 def normalized(images: Tensor) -> Tensor:
