@@ -290,6 +290,32 @@ def test_half_weights_beside_fp32_norms_still_share_and_run(fused, precision):
     assert torch.allclose(embedding, load_fused(fused).encode_image(images), atol=0.1)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "amp_bf16", "bf16"])
+def test_the_model_says_its_precision(stages, fused, precision):
+    for spec in (fused, stages[0], f"{stages[0]},{stages[1]}"):
+        model, _, _ = mcl_clip.load(spec, precision=precision)
+        assert model.precision == precision
+        assert model.visual is not None and copy.deepcopy(model).precision == precision
+
+
+@torch.no_grad()
+def test_half_weights_on_disk_are_read_in_the_precision_asked_for(fused, tmp_path):
+    half, _, _ = mcl_clip.load(fused, precision="bf16")
+    save_fused(half, tmp_path / "half")
+    model, _, _ = mcl_clip.load(tmp_path / "half")
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    images = tiny_images(vit(1), 2)
+    expected = half.encode_image(images.bfloat16()).float()
+    assert torch.allclose(model.encode_image(images), expected, atol=0.1)
+    again, _, _ = mcl_clip.load(tmp_path / "half", precision="bf16")
+    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in half.state_dict().items())
+
+
+def test_stages_of_two_types_are_refused():
+    with pytest.raises(UserError, match=r"stage 1 .* reads bfloat16 on cpu, stage 0 float32 on cpu"):
+        fused_of(vit(1), vit(2).bfloat16())
+
+
 @torch.no_grad()
 def test_a_state_dict_and_a_compiled_model_give_the_same(fused, tmp_path):
     model, other = load_fused(fused), load_fused(fused)

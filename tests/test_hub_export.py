@@ -32,6 +32,7 @@ TEMPLATE = "a photo of {}."
 SCRIPT = """
 import json, sys
 sys.modules["mcl_clip"] = None
+import numpy as np
 import torch
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, pipeline
 from PIL import Image
@@ -48,7 +49,17 @@ for directory in directories:
     with torch.no_grad():
         out = model(**pixels, **tokens)
         image = model.get_image_features(**pixels).pooler_output
+    several = run([picture, picture], candidate_labels=labels, hypothesis_template=template, batch_size=2)
+    bytes_ = torch.from_numpy(np.asarray(picture).transpose(2, 0, 1).copy())
+    processor = AutoImageProcessor.from_pretrained(directory, **options)
+    arrays = [processor(array, return_tensors="pt").pixel_values for array in (bytes_, bytes_ / 255, bytes_[None])]
+    run.save_pretrained(f"{directory}-again")
+    again = pipeline("zero-shot-image-classification", model=f"{directory}-again", device="cpu", **options)
+    again = again(picture, candidate_labels=labels, hypothesis_template=template)
     results[directory] = {
+        "batch": [[row["score"] for label in labels for row in rows if row["label"] == label] for rows in several],
+        "again": [row["score"] for label in labels for row in again if row["label"] == label],
+        "arrays": [torch.equal(array, pixels["pixel_values"]) for array in arrays],
         "scores": [scores[label] for label in labels],
         "logits": out.logits_per_image.tolist(),
         "transposed": torch.equal(out.logits_per_image.T, out.logits_per_text),
@@ -108,6 +119,8 @@ def test_probabilities_are_ours(ran, name):
     logits, _ = model.get_logits(pixels, tokenizer([TEMPLATE.format(label) for label in LABELS]))
     expected = logits.sigmoid() if name == "sigmoid" else logits.softmax(1)
     assert torch.allclose(torch.tensor([result["scores"]]), expected, atol=1e-5, rtol=0)
+    assert torch.allclose(torch.tensor(result["batch"]), expected.expand(2, -1), atol=1e-5, rtol=0)
+    assert result["again"] == result["scores"] and result["arrays"] == [True, True, True]
     logits, _ = model.get_logits(pixels, tokenizer(LABELS))
     assert torch.allclose(torch.tensor(result["logits"]), logits, atol=1e-4) and result["transposed"]
     assert torch.allclose(torch.tensor(result["image"]), model.encode_image(pixels), atol=1e-5)
@@ -116,6 +129,7 @@ def test_probabilities_are_ours(ran, name):
 
 def test_the_code_beside_the_weights_needs_no_mcl_clip():
     files = sources(tiny_conv=True)
+    assert all(f"from .{name[:-3]} import" in files["modeling_mcl_clip.py"] for name in files if "__" in name)
     assert {"modeling_mcl_clip.py", "fusion__fused_model.py", "models__tiny_conv.py"} <= files.keys()
     assert "models__tiny_conv.py" not in sources(tiny_conv=False)
     for name, text in files.items():

@@ -23,7 +23,7 @@ from mcl_clip.models.stage_model import complete_model_cfg, has_weights, model_h
 from mcl_clip.models.weights import read_weights
 from mcl_clip.openclip.configs import get_model_config, parse_model_name
 from mcl_clip.openclip.downloads import download_pretrained_from_hf
-from mcl_clip.openclip.models import CLIP, CustomTextCLIP, create_model, weights_read_by
+from mcl_clip.openclip.models import CLIP, CustomTextCLIP, create_model, text_beside, weights_read_by
 from mcl_clip.seeds import words
 from training.ranks import Ranks
 from training.recipe import ModelRecipe, OptimizationRecipe, StageRecipe
@@ -79,6 +79,7 @@ def build_base(recipe: ModelRecipe, precision: str, seed: int, device: torch.dev
             output_dict=True,
             cache_dir=recipe.cache_dir,
             **_sigmoid_start(recipe),
+            **text_beside(recipe.model),
         )
         tokenizer = open_clip.get_tokenizer(
             recipe.model, cache_dir=recipe.cache_dir, context_length=recipe.force_context_length

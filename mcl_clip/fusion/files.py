@@ -28,6 +28,7 @@ from mcl_clip.models.stage_model import (
     complete_model_cfg,
     read_stage_config,
     save_stage_model,
+    save_text_config,
     save_tokenizer,
     storable_state,
 )
@@ -61,6 +62,7 @@ def save_fused(model: FusedCLIP, directory: str | os.PathLike, card: Mapping[str
             folder.mkdir(parents=True)
             model_cfg = complete_model_cfg(stage.model, stage.config["model_cfg"])
             write_json(folder / CONFIG_NAME, stage.config | {"model_cfg": model_cfg})
+            save_text_config(stage.model, model_cfg["text_cfg"], folder)
             if number == 0 and model_cfg["text_cfg"].get("hf_tokenizer_name"):
                 save_tokenizer(stage.tokenizer, model_cfg["text_cfg"], folder)
         config = {
@@ -90,7 +92,7 @@ def load_fused(directory: str | os.PathLike, device: str | torch.device = "cpu",
     """
     directory = Path(directory)
     config = read_fused_config(directory)
-    tensors = _read_weights(directory, config)
+    tensors = _read_weights(directory, config, half=precision in _LOW_PRECISIONS)
     stages: list[Stage] = []
     templates: dict[str, Any] = {}
     for number, entry in enumerate(config["stages"]):
@@ -164,7 +166,7 @@ def read_fused_config(directory: str | os.PathLike) -> dict[str, Any]:
     return config
 
 
-def _read_weights(directory: Path, config: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+def _read_weights(directory: Path, config: Mapping[str, Any], half: bool) -> dict[str, torch.Tensor]:
     path = directory / FUSED_WEIGHTS_NAME
     if not path.is_file():
         raise UserError(f"{directory} has no {FUSED_WEIGHTS_NAME}; copy it beside {MCL_CONFIG_NAME}")
@@ -176,7 +178,8 @@ def _read_weights(directory: Path, config: Mapping[str, Any]) -> dict[str, torch
         raise UserError(f"{path} is not the file that {MCL_CONFIG_NAME} was written with (SHA-256 differs)")
     # A matrix-vector product on the CPU adds in another order when a matrix is not aligned to 16 bytes, as tensors
     # in a mapped file are not: copies make a batch of one equal to the stage's own, and outlive the file.
-    return {name: tensor.clone() for name, tensor in mapped.items()}
+    halves = () if half else (torch.float16, torch.bfloat16)
+    return {name: tensor.float() if tensor.dtype in halves else tensor.clone() for name, tensor in mapped.items()}
 
 
 def _owners(states: list[dict[str, torch.Tensor]], number: int) -> dict[str, int]:

@@ -10,9 +10,9 @@ from pathlib import Path
 from mcl_clip.artifacts import atomic_directory, write_json
 from mcl_clip.fusion.files import save_fused
 from mcl_clip.fusion.fused_model import FusedCLIP
-from mcl_clip.fusion.output import check_output
+from mcl_clip.fusion.output import HF_CODE_NAME, check_output
 
-MODULE = "modeling_mcl_clip"
+MODULE = HF_CODE_NAME.removesuffix(".py")
 PACKAGE = Path(__file__).parents[2]  # what `mcl_clip` is in
 _USAGE = """
 ## With transformers

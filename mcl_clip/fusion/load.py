@@ -32,21 +32,23 @@ def load(
 
     `spec` is a fused directory, a stage directory, `hf-hub:OWNER/NAME` of either, an open_clip name (with
     `pretrained`, a tag or a checkpoint), or several of these by comma, which are fused on the fly with
-    `fusion`; `pretrained` is then one word for all names, or one a name by comma. Raises `UserError` when
-    it cannot be had.
+    `fusion`; `pretrained` is then one word for all names, or one a name by comma. `model.precision` says under
+    which precision of open_clip's it is to be run: scorers cast images, and autocast, by it. Raises `UserError`
+    when it cannot be had.
     """
     check_placement(device, precision)
     sources = [str(spec)] if os.path.exists(spec) else str(spec).split(",")
     if not all(sources):
         raise UserError(f"'{spec}' names no model: give a directory or a name, several separated by one comma each")
     if len(sources) == 1 and (directory := fused_directory(sources[0])) is not None:
-        model = load_fused(directory, device, precision)
-        return model, model.preprocess, model.tokenizer
-    stages = open_stages(sources, pretrained, device=device, precision=precision)
-    if len(stages) == 1:
-        return stages[0].model, stages[0].preprocess, stages[0].tokenizer
-    fused = FusedCLIP(stages, fusion).to(device)
-    return fused, fused.preprocess, fused.tokenizer
+        model: Any = load_fused(directory, device, precision)
+        preprocess, tokenizer = model.preprocess, model.tokenizer
+    else:
+        stages = open_stages(sources, pretrained, device=device, precision=precision)
+        model = stages[0].model if len(stages) == 1 else FusedCLIP(stages, fusion).to(device)
+        preprocess, tokenizer = stages[0].preprocess, stages[0].tokenizer
+    model.precision = precision
+    return model, preprocess, tokenizer
 
 
 def check_placement(device: str | torch.device, precision: str) -> None:

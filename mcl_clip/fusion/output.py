@@ -7,6 +7,7 @@ from pathlib import Path
 from mcl_clip.errors import UserError
 
 MCL_CONFIG_NAME = "mcl_config.json"
+HF_CODE_NAME = "modeling_mcl_clip.py"  # of an exported directory; a tokenizer saved alone has it as well
 # Entries of a directory that a newer model may take the place of; anything else in it is someone's own.
 _OURS = ("*.json", "*.safetensors", "*.py", "README.md", "stages", "__pycache__")
 
@@ -23,7 +24,7 @@ def check_output(directory: str | os.PathLike) -> None:
         raise UserError(f"--output {directory} is a file: name a directory")
     entries = sorted(entry.name for entry in path.iterdir())
     foreign = [name for name in entries if not any(fnmatch.fnmatch(name, ours) for ours in _OURS)]
-    if entries and (foreign or MCL_CONFIG_NAME not in entries):
+    if entries and (foreign or not {MCL_CONFIG_NAME, HF_CODE_NAME} & set(entries)):
         raise UserError(
             f"--output {directory} holds {(foreign or entries)[0]}, which is no part of a fused model and "
             "would be lost: name another directory"

@@ -14,8 +14,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mcl_clip.fusion.tower_steps import Step
 
-# How images were made and how outputs are packed is said beside the towers; it changes no embedding.
-_NOT_COMPUTED = frozenset(vars(nn.Module())) | {"preprocess_cfg", "image_mean", "image_std", "output_dict"}
+# How images were made, how outputs are packed and how to autocast is said beside the towers; it changes no embedding.
+_SAID = {"preprocess_cfg", "image_mean", "image_std", "output_dict", "precision"}
+_NOT_COMPUTED = frozenset(vars(nn.Module())) | _SAID
 
 
 def share_tensors(models: Sequence[nn.Module]) -> None:

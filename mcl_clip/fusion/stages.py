@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from mcl_clip.errors import UserError
+from mcl_clip.fusion.tower_steps import reads
 from mcl_clip.openclip.transforms import PreprocessCfg, image_transform_v2
 
 # Short, long, empty, digits, punctuation, accents, other scripts: tokenizers that agree on these are one.
@@ -59,6 +60,11 @@ def check_stages(stages: Sequence[Stage]) -> None:
                     f"{who} reads images with {key} {ours}, stage 0 with {theirs}: "
                     "one image cannot serve both; fuse stages that share it"
                 )
+        if (ours := reads(stage.model.visual)) != (theirs := reads(first.model.visual)):
+            raise UserError(
+                f"{who} reads {_placed(*ours)}, stage 0 {_placed(*theirs)}: load all stages with one --precision and "
+                "--device"
+            )
         if first.tokenizer is not None and stage.tokenizer is not None:
             tokens, others = _tokens(first.tokenizer), _tokens(stage.tokenizer)
             if tokens.shape != others.shape:
@@ -76,6 +82,10 @@ def vocabulary(tokenizer: Any) -> dict[str, int]:
     """Tokens and their numbers of an open_clip tokenizer; empty when it does not tell."""
     inner: Any = getattr(tokenizer, "tokenizer", None)
     return dict(inner.get_vocab() if hasattr(inner, "get_vocab") else getattr(tokenizer, "encoder", {}))
+
+
+def _placed(device: torch.device, dtype: torch.dtype) -> str:
+    return f"{str(dtype).removeprefix('torch.')} on {device}"
 
 
 def _tokens(tokenizer: Any) -> torch.Tensor:

@@ -81,7 +81,7 @@ def _image_steps(visual: Any) -> tuple[list[Step], Tensor]:
     size = visual.image_size
     height, width = (size, size) if isinstance(size, int) else size
     probe = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(0))
-    probe = probe.to(*_reads(visual))
+    probe = probe.to(*reads(visual))
     if type(visual) is VisionTransformer:
         return _vit_steps(visual), probe
     if type(visual) is ModifiedResNet:
@@ -111,7 +111,7 @@ def _text_steps(model: Any, tower: Any) -> tuple[list[Step], Tensor]:
     return steps, probe % tower.vocab_size
 
 
-def _reads(visual: nn.Module) -> tuple[torch.device, torch.dtype]:
+def reads(visual: nn.Module) -> tuple[torch.device, torch.dtype]:
     """Device and type of the images that a tower reads; norms and class tokens may stay fp32 beside half weights."""
     example = next((p for p in visual.parameters() if p.ndim == 4), next(visual.parameters()))
     return example.device, example.dtype

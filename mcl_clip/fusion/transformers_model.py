@@ -4,6 +4,7 @@
 """
 
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,15 @@ from torch import Tensor, nn
 from transformers import BatchEncoding, PretrainedConfig, PreTrainedModel, PreTrainedTokenizer
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
+from transformers.image_transforms import to_pil_image
+from transformers.image_utils import infer_channel_dimension_format, to_numpy_array
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.auto.modeling_auto import MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES
 from transformers.utils import ModelOutput
 
-from mcl_clip.fusion.files import load_fused
+from mcl_clip.artifacts import atomic_directory
+from mcl_clip.fusion.files import load_fused, save_fused
+from mcl_clip.fusion.output import MCL_CONFIG_NAME, check_output
 from mcl_clip.fusion.stages import vocabulary
 from mcl_clip.openclip.transforms import PreprocessCfg, image_transform_v2
 
@@ -53,16 +58,16 @@ class MCLModel(PreTrainedModel):
     config_class = MCLClipConfig
     main_input_name = "pixel_values"
 
-    def __init__(self, config: PretrainedConfig, fused: Any):
+    def __init__(self, config: PretrainedConfig, fused: Any, directory: Path):
         super().__init__(config)
-        self.fused = fused
+        self.fused, self.directory = fused, directory
 
     @classmethod
     def from_pretrained(cls, name: str | os.PathLike, *_: Any, config: Any = None, **kwargs: Any) -> "MCLModel":  # type: ignore[override]
         """Load a directory or a hub repository; `dtype` may be a torch type, `device_map` one device."""
         directory = _directory(name, **kwargs)
         config = cls.config_class.from_pretrained(directory) if config is None else config
-        model = cls(config, load_fused(directory))
+        model = cls(config, load_fused(directory), directory)
         dtype, device = kwargs.get("dtype", kwargs.get("torch_dtype")), kwargs.get("device_map")
         if isinstance(dtype, str) and dtype != "auto":
             dtype = getattr(torch, dtype)
@@ -71,9 +76,13 @@ class MCLModel(PreTrainedModel):
             nn.Module.to(model, device)
         return model.eval()
 
-    def save_pretrained(self, *_: Any, **__: Any) -> None:
-        """Not offered: copy the directory that was loaded."""
-        raise NotImplementedError("copy the directory that this model was loaded from; fuse anew after training")
+    def save_pretrained(self, save_directory: str | os.PathLike, *_: Any, **kwargs: Any) -> None:
+        """Write the model as it is now, with processor, tokenizer and code, in the place of an older one."""
+        _refuse_upload(kwargs)
+        check_output(save_directory)
+        with atomic_directory(save_directory) as temporary:
+            save_fused(self.fused, temporary)
+            _copy_small_files(self.directory, temporary)
 
     def forward(self, input_ids: Tensor | None = None, pixel_values: Tensor | None = None, **_: Any) -> MCLOutput:
         """Logits of images [B, 3, H, W] and tokens [T, context]; with one of them, its embedding only."""
@@ -116,14 +125,22 @@ class MCLImageProcessor(BaseImageProcessor):
         self.preprocess_cfg = preprocess_cfg or {}
 
     def __call__(self, images: Any, return_tensors: str | None = None, **_: Any) -> BatchFeature:  # type: ignore[override]
-        """Pixel values [B, 3, H, W] of PIL images or arrays [H, W, 3] of bytes."""
-        images = images if isinstance(images, list | tuple) else [images]
+        """Pixel values [B, 3, H, W] of PIL images, or of arrays or tensors [H, W], [H, W, C] or [C, H, W], of bytes or
+        of numbers from 0 to 1; a list of them, or one array [B, ...]."""
+        several = isinstance(images, list | tuple) or getattr(images, "ndim", 0) == 4
         transform = image_transform_v2(PreprocessCfg(**self.preprocess_cfg), is_train=False)
-        pictures = [image if isinstance(image, Image.Image) else Image.fromarray(image) for image in images]
-        pixels = torch.stack([transform(picture) for picture in pictures])
+        pixels = torch.stack([transform(_picture(image)) for image in (images if several else [images])])
         return BatchFeature({"pixel_values": pixels}, tensor_type=return_tensors)
 
     preprocess = __call__
+
+
+def _picture(image: Any) -> Image.Image:
+    if isinstance(image, Image.Image):
+        return image
+    array = to_numpy_array(image)
+    array = array[None] if array.ndim == 2 else array
+    return to_pil_image(array, input_data_format=infer_channel_dimension_format(array, num_channels=(1, 3, 4)))
 
 
 class MCLTokenizer(PreTrainedTokenizer):
@@ -131,14 +148,24 @@ class MCLTokenizer(PreTrainedTokenizer):
 
     model_input_names = ["input_ids", "attention_mask"]  # noqa: RUF012  transformers' own declaration
 
-    def __init__(self, tokenizer: Any, **kwargs: Any):
-        self.open_clip = tokenizer
-        super().__init__(model_max_length=tokenizer.context_length, **kwargs)
+    def __init__(self, tokenizer: Any, directory: Path, **kwargs: Any):
+        self.open_clip, self._directory = tokenizer, directory
+        self._ids = vocabulary(tokenizer)
+        self._words = {number: word for word, number in self._ids.items()}
+        padding = getattr(getattr(tokenizer, "tokenizer", None), "pad_token_id", None) or 0
+        # The pipeline's batches ask for a padding token; open_clip's own tokenizer pads with the token 0.
+        super().__init__(model_max_length=tokenizer.context_length, pad_token=self._words[padding], **kwargs)
 
     @classmethod
     def from_pretrained(cls, name: str | os.PathLike, *_: Any, **kwargs: Any) -> "MCLTokenizer":  # type: ignore[override]
         """Load from a directory or a hub repository."""
-        return cls(open_clip.get_tokenizer(f"local-dir:{_directory(name, **kwargs) / 'stages' / '0'}"))
+        directory = _directory(name, **kwargs)
+        return cls(open_clip.get_tokenizer(f"local-dir:{directory / 'stages' / '0'}"), directory)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *_: Any, **kwargs: Any) -> tuple[str, ...]:  # type: ignore[override]
+        """Write the tokenizer, with the configurations and the code beside it, as they were loaded."""
+        _refuse_upload(kwargs)
+        return _copy_small_files(self._directory, Path(save_directory))
 
     def __call__(self, text: str | list[str], return_tensors: str | None = None, **_: Any) -> BatchEncoding:
         """Tokens [B, context], and a mask of those that are not zero."""
@@ -149,17 +176,42 @@ class MCLTokenizer(PreTrainedTokenizer):
     @property
     def vocab_size(self) -> int:
         """Number of tokens."""
-        return len(self.get_vocab())
+        return len(self._ids)
 
     def get_vocab(self) -> dict[str, int]:
         """Tokens and their numbers."""
-        return vocabulary(self.open_clip)
+        return dict(self._ids)
+
+    def _convert_token_to_id(self, token: str) -> int | None:
+        return self._ids.get(token)
+
+    def _convert_id_to_token(self, index: int) -> str | None:
+        return self._words.get(index)
+
+
+def _copy_small_files(source: Path, target: Path) -> tuple[str, ...]:
+    """Configurations, tokenizer files and code of an exported directory, into another; those that stand there stay.
+    Returns what was written."""
+    files = [*source.glob("*.py"), *source.glob("*.json"), *(source / "stages").rglob("*")]
+    written = []
+    for file in (file for file in files if file.is_file() and file.name != MCL_CONFIG_NAME):
+        place = target / file.relative_to(source)
+        if not place.exists():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, place)
+            written.append(str(place))
+    return tuple(written)
+
+
+def _refuse_upload(kwargs: dict[str, Any]) -> None:
+    if kwargs.get("push_to_hub"):
+        raise ValueError("push_to_hub is not offered here: save, then run `hf upload OWNER/NAME DIRECTORY`")
 
 
 def _directory(name: str | os.PathLike, **kwargs: Any) -> Path:
     if os.path.isdir(name):
         return Path(name)
     options = {key: kwargs[key] for key in ("revision", "token", "cache_dir") if kwargs.get(key) is not None}
-    wanted = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+    wanted = ["*.py", "*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
     local = bool(kwargs.get("local_files_only"))
     return Path(snapshot_download(str(name), allow_patterns=wanted, local_files_only=local, **options))

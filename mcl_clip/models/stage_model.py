@@ -14,7 +14,7 @@ from torch import nn
 
 from mcl_clip.artifacts import atomic_directory, read_json, sha256_file, sha256_json, write_json
 from mcl_clip.errors import UserError
-from mcl_clip.openclip.models import create_model
+from mcl_clip.openclip.models import TEXT_FOLDER, create_model
 from mcl_clip.openclip.tokenizers import HFTokenizer
 from mcl_clip.openclip.towers import QuickGELU
 from mcl_clip.openclip.transforms import PreprocessCfg, image_transform_v2
@@ -38,15 +38,17 @@ def save_stage_model(
     `open_clip.create_model_and_transforms("local-dir:DIRECTORY")` loads it. `model_cfg` is open_clip's
     configuration of the architecture; what the weights need besides (see `complete_model_cfg`) is added.
     `extra` is kept under `mcl_clip` in the configuration. `tokenizer` is an open_clip tokenizer; one from
-    Hugging Face is stored in the directory, because open_clip looks for it there. Raises `UserError` when
-    that tokenizer cannot be had.
+    Hugging Face is stored in the directory, because open_clip looks for it there, and the configuration of
+    Hugging Face's text tower in `text/`, so that nothing outside is needed. Raises `UserError` when that
+    tokenizer cannot be had.
     """
-    model_cfg = complete_model_cfg(model, model_cfg)
-    config = {"model_cfg": model_cfg, "preprocess_cfg": dict(preprocess_cfg), "mcl_clip": dict(extra or {})}
+    stored_cfg = complete_model_cfg(model, model_cfg)
+    config = {"model_cfg": stored_cfg, "preprocess_cfg": dict(preprocess_cfg), "mcl_clip": dict(extra or {})}
     with atomic_directory(directory) as temporary:
         save_file(storable_state(model), temporary / WEIGHTS_NAME)
         if model_cfg["text_cfg"].get("hf_tokenizer_name"):
             save_tokenizer(tokenizer, model_cfg["text_cfg"], temporary)
+        save_text_config(model, model_cfg["text_cfg"], temporary)
         write_json(temporary / CONFIG_NAME, config)
 
 
@@ -87,7 +89,8 @@ def complete_model_cfg(model: Any, model_cfg: Mapping[str, Any]) -> dict[str, An
     """Open_clip's configuration from which `model` can be built again, whatever flags it was created with.
 
     Adds what `create_model` takes as flags or from a pretrained tag: QuickGELU (OpenAI's weights need it),
-    a text tower of its own, the sigmoid form's bias, image size and context length.
+    a text tower of its own, the sigmoid form's bias, image size and context length. Paths of this machine
+    become places beside the configuration: `text` and `.`, for Hugging Face's text tower and tokenizer.
     """
     config = copy.deepcopy(dict(model_cfg))
     vision, text = config["vision_cfg"], config["text_cfg"]
@@ -103,6 +106,9 @@ def complete_model_cfg(model: Any, model_cfg: Mapping[str, Any]) -> dict[str, An
     vision["image_size"] = size if isinstance(size, int) or len(set(size)) > 1 else size[0]
     if not text.get("hf_model_name"):
         text["context_length"] = int(model.context_length)
+    for key, beside in (("hf_model_name", TEXT_FOLDER), ("hf_tokenizer_name", ".")):
+        if (name := text.get(key)) and (os.path.isabs(name) or os.path.isdir(name)):
+            text[key] = beside
     return config
 
 
@@ -129,6 +135,19 @@ def save_tokenizer(tokenizer: Any, text_cfg: Mapping[str, Any], directory: Path)
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"the tokenizer {name} of this model cannot be loaded ({reason})") from None
     tokenizer.save_pretrained(directory)
+    path = directory / "tokenizer_config.json"
+    if (config := read_json(path)).get("tokenizer_class") == "TokenizersBackend":
+        # The name in transformers 5 of what 4 and 5 both read as:
+        write_json(path, config | {"tokenizer_class": "PreTrainedTokenizerFast"})
+
+
+def save_text_config(model: Any, text_cfg: Mapping[str, Any], directory: Path) -> None:
+    """Store the configuration of Hugging Face's text tower beside the model, where there is one (see
+    `openclip.models.text_beside`)."""
+    if text_cfg.get("hf_model_name"):
+        config = {name: value for name, value in model.text.config.to_diff_dict().items() if name != "_name_or_path"}
+        (directory / TEXT_FOLDER).mkdir()
+        write_json(directory / TEXT_FOLDER / "config.json", config)
 
 
 def read_stage_config(directory: str | os.PathLike) -> dict[str, Any]:
