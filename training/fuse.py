@@ -2,17 +2,26 @@
 
 import argparse
 import json
+import sys
+import tempfile
 from pathlib import Path
 
 import yaml
 
 from mcl_clip.artifacts import read_json
+from mcl_clip.clustering.clusters import Clusters
 from mcl_clip.errors import UserError, exit_on_user_error
 from mcl_clip.fusion.combine import FUSIONS
-from mcl_clip.fusion.files import extract_stage, save_fused
+from mcl_clip.fusion.files import extract_stage, public, save_fused
+from mcl_clip.fusion.fit import is_idle
+from mcl_clip.fusion.fit_pairs import fit_fusion
+from mcl_clip.fusion.fused_model import FusedCLIP
 from mcl_clip.fusion.load import fuse
 from mcl_clip.fusion.output import check_output
 from mcl_clip.launch import one_process
+from mcl_clip.models.stage_model import CONFIG_NAME, model_hash
+from training.arrows.source import open_or_index
+from training.ranks import Ranks
 
 
 @exit_on_user_error
@@ -22,10 +31,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if not options.split:
         check_output(options.output)
+    _check_fit(options)
     card = _card(options)
     model = fuse(
         options.stages,
-        options.fusion,
+        "concat" if options.fusion == "fitted" else options.fusion,
         options.weights,
         card,
         pretrained=options.pretrained,
@@ -42,6 +52,8 @@ def main(arguments: list[str] | None = None) -> int:
             extract_stage(model, number, folder)
         print(f"{options.output}: {model.num_stages} stages for open_clip, stage_N/model each")
         return 0
+    if options.fusion == "fitted":
+        model = _fitted(model, options)
     model = model.collapse() if options.collapse else model
     save_fused(model, options.output)
     image, text = model.sharing["image"], model.sharing["text"]
@@ -51,6 +63,71 @@ def main(arguments: list[str] | None = None) -> int:
         f"{text['steps']} of {text['separate']} for texts"
     )
     return 0
+
+
+def _check_fit(options: argparse.Namespace) -> None:
+    if options.fusion != "fitted" and options.fit_on:
+        raise UserError("--fit-on belongs to --fusion fitted")
+    if options.fusion == "fitted":
+        if not options.fit_on:
+            raise UserError("--fusion fitted needs --fit-on: pairs that no stage was trained on")
+        if options.weights:
+            raise UserError("--weights belong to --fusion mean-cosine; --fusion fitted finds its own")
+        if options.split:
+            raise UserError("--fusion fitted fuses, --split takes apart: leave one out")
+        if options.fit_pairs < 1:
+            raise UserError(f"--fit-pairs {options.fit_pairs} is not above 0")
+
+
+def _fitted(model: FusedCLIP, options: argparse.Namespace) -> FusedCLIP:
+    """The model under weights fitted on --fit-on, which is indexed for that where it is tars."""
+    with tempfile.TemporaryDirectory() as index:
+        data = open_or_index(
+            options.fit_on,
+            Path(index) / "source",
+            Ranks(),
+            caption_key=options.mcl_caption_key,
+            workers=options.workers,
+            flag="--fit-on",
+        )
+        fitted = fit_fusion(
+            model,
+            data,
+            named=public(options.fit_on),
+            clusters=_clusters(options),
+            pairs=options.fit_pairs,
+            seed=options.seed,
+            workers=options.workers,
+            progress=sys.stderr.isatty(),
+        )
+    weights, fit = fitted.weights or [], fitted.card["fit"]
+    print(
+        f"weights {' : '.join(f'{weight:.3f}' for weight in weights)}, fitted on {fit['pairs']} pairs of {fit['on']}: "
+        f"loss {fit['loss_equal_weights']:.4f} -> {fit['loss_fitted']:.4f}"
+    )
+    if fit["pseudo_labels"] == 1:
+        print("no clusters stand beside the stages, or only one: negatives came from anywhere, which tells less")
+    for stage in (stage for stage, weight in enumerate(weights) if is_idle(weight)):
+        print(f"stage {stage} has almost no weight: --select the others to save what it costs")
+    return fitted
+
+
+def _clusters(options: argparse.Namespace) -> list[Clusters | None]:
+    """The clusters that stand beside each stage's model, as a run leaves them; none where sources are not just stages.
+
+    `UserError` when they were made from another model.
+    """
+    found: list[Clusters | None] = []
+    for source in map(Path, options.stages):
+        models = [folder for folder in (source / "model", source) if (folder / CONFIG_NAME).is_file()]
+        if not models:
+            return []
+        place = models[0].parent / "clusters"
+        clusters = Clusters.load(place) if (place / "clusters.json").is_file() else None
+        if clusters and clusters.model_hash != model_hash(models[0]):
+            raise UserError(f"{place} was made from another model than {models[0]}; delete it, or cluster again")
+        found.append(clusters)
+    return found if options.select is None else [found[stage] for stage in options.select]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -76,8 +153,19 @@ def _parser() -> argparse.ArgumentParser:
         choices=FUSIONS,
         default="concat",
         help="concat: raw embeddings side by side, as published (default); "
-        "mean-cosine: the cosine is the mean of the stages' cosines",
+        "mean-cosine: the cosine is the mean of the stages' cosines; "
+        "fitted: their weighted mean, by weights fitted on --fit-on",
     )
+    add(
+        "--fit-on",
+        metavar="DATA",
+        help="for fitted: pairs that no stage was trained on and that nothing is scored on; tars (a path, brace "
+        "pattern, glob or directory) or a directory with a manifest.json",
+    )
+    add("--fit-pairs", type=int, default=8192, help="for fitted: most pairs to take, by hash of their keys (8192)")
+    add("--mcl-caption-key", "--caption-key", help="for fitted: captions from this key of .json, not from .txt")
+    add("--workers", type=int, default=0, help="for fitted: decoding processes (default 0)")
+    add("--seed", type=int, default=0, help="for fitted: which pairs, and their clusters (default 0)")
     add("--weights", type=float, nargs="+", help="one a stage, for mean-cosine")
     add("--select", type=int, nargs="+", help="fuse only these stages, in this order, counted from 0")
     add("--collapse", action="store_true", help="one stage's embedding size; needs a shared text tower")

@@ -52,6 +52,13 @@ def card_text(config: Mapping[str, Any], model: Any) -> str:
     weights = config["weights"] or [1] * model.num_stages
     for number, (source, dim, weight) in enumerate(zip(sources, model.dims, weights, strict=True)):
         lines.append(f"| {number} | {source or 'not stated'} | {dim} | {weight:g} |")
+    if fit := card.get("fit"):
+        lines += [
+            "",
+            f"Weights fitted on {fit['pairs']} pairs of {fit['on']}, with negatives of one of "
+            f"{fit['pseudo_labels']} pseudo-labels: loss {fit['loss_equal_weights']:.4f} with equal weights, "
+            f"{fit['loss_fitted']:.4f} with these. Scores on these pairs would flatter the model.",
+        ]
     for tower, steps in model.sharing.items():
         lines += [
             "",

@@ -26,7 +26,7 @@ def collapse_images(
     With `normalize` a vector is divided by the norm of the uncollapsed embedding, so it is *not* unit: a scorer
     that renormalises it keeps the classes of an image, but not the order of images for a text.
     """
-    if fusion == "mean-cosine":
+    if fusion != "concat":
         shares = weight_shares(len(embeddings), weights)
         return torch.stack([F.normalize(e, dim=-1) * w for e, w in zip(embeddings, shares, strict=True)]).sum(0)
     total = torch.stack(list(embeddings)).sum(0) / len(embeddings) ** 0.5

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mcl_clip.errors import UserError
 
-FUSIONS = ("concat", "mean-cosine")
+FUSIONS = ("concat", "mean-cosine", "fitted")
 
 
 def fuse_embeddings(
@@ -22,9 +22,9 @@ def fuse_embeddings(
     `concat`: the raw embeddings side by side, as published (arXiv 2402.11816); `normalize` divides by
     their norm. `mean-cosine`: unit embeddings, each times the square root of its weight's share, so that
     the cosine of two fused embeddings is the weighted mean of the stages' cosines; it is of unit norm
-    either way.
+    either way. `fitted`: the same, under weights that `fit_weights` found.
     """
-    if fusion == "mean-cosine":
+    if fusion != "concat":
         shares = weight_shares(len(embeddings), weights)
         pairs = zip(embeddings, shares, strict=True)
         return torch.cat([F.normalize(embedding, dim=-1) * share**0.5 for embedding, share in pairs], dim=-1)
@@ -49,6 +49,8 @@ def check_fusion(fusion: str, weights: Sequence[float] | None, num_stages: int) 
     """`UserError` when the fusion is unknown, or the weights do not belong to it."""
     if fusion not in FUSIONS:
         raise UserError(f"--fusion is one of {', '.join(FUSIONS)}, not {fusion}")
-    if weights is not None and fusion != "mean-cosine":
+    if fusion == "fitted" and weights is None:
+        raise UserError("--fusion fitted needs pairs to fit its weights on: fuse with mcl-fuse --fit-on DATA")
+    if weights is not None and fusion == "concat":
         raise UserError("--weights belong to --fusion mean-cosine; concat weights a stage by its embeddings' norm")
     weight_shares(num_stages, weights)

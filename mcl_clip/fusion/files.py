@@ -73,7 +73,7 @@ def save_fused(model: FusedCLIP, directory: str | os.PathLike, card: Mapping[str
             "collapsed": model.collapsed,
             "stages": [
                 {
-                    "source": _public(stage.source),
+                    "source": public(stage.source),
                     "tensors_of": {name: at for name, at in owner.items() if at != number},
                 }
                 for number, (stage, owner) in enumerate(zip(model.stage_info, owners, strict=True))
@@ -198,6 +198,6 @@ def _logit_names(model: FusedCLIP) -> list[str]:
     return ["logit_scale"] if model.logit_bias is None else ["logit_scale", "logit_bias"]
 
 
-def _public(source: str) -> str:
+def public(source: str) -> str:
     """Where a stage came from, without the directories of the machine that it was on."""
     return "/".join(Path(source).parts[-2:]) if os.path.isabs(source) else source
