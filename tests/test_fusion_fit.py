@@ -22,7 +22,9 @@ from tests.data import make_index
 from tests.tars import write_shards
 from tests.test_fusion_files import vit
 from tests.tiny_models import tiny_images
+from tests.tiny_runs import command
 from training.fuse import main
+from training.main import main as train
 
 
 def told(count, values, noise, seed):
@@ -180,3 +182,21 @@ def test_mistakes_are_one_line(run, tmp_path, capsys):
         assert reason in capsys.readouterr().err
     with pytest.raises(UserError, match="needs pairs to fit"):
         mcl_clip.load(f"{run / 'stage_0'},{run / 'stage_1'}", fusion="fitted")
+
+
+def test_a_run_fits_on_its_val_data(tmp_path, capsys):
+    write_shards(tmp_path / "apart", 1, 40, seed=5)
+    flags = ["--epochs", "1", "--mcl-stages", "1", "--mcl-clusters", "2", "--mcl-fusion", "fitted"]
+    assert train(command(tmp_path, *flags)) == 2
+    assert "--mcl-fusion fitted needs --val-data" in capsys.readouterr().err
+    assert train(command(tmp_path, *flags, "--val-data", str(tmp_path / "apart"))) == 0
+    model, _, _ = mcl_clip.load(tmp_path / "runs/run/fused")
+    fit, run = model.card["fit"], tmp_path / "runs/run"
+    assert model.fusion == "fitted" and 4 < fit["pairs"] <= 40 and fit["pseudo_labels"] == 2
+    again = fit_fusion(
+        fuse([run / "stage_0", run / "stage_1"]),
+        Manifest.load(run / "validation"),
+        named="x",
+        clusters=[Clusters.load(run / "stage_0/clusters")],
+    )
+    assert again.weights == model.weights and model.card["made_from"]["fit_on"] == fit["data"]

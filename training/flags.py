@@ -99,9 +99,9 @@ def parser() -> argparse.ArgumentParser:
     add("--mcl-mask-identical", action="store_true", help="no negatives between samples whose captions are the same")
     add(
         "--mcl-fusion",
-        choices=["concat", "mean-cosine"],
+        choices=["concat", "mean-cosine", "fitted"],
         default="concat",
-        help="how stages are fused (default concat, as published)",
+        help="how stages are fused (default concat, as published); fitted: by one weight a stage, fitted on --val-data",
     )
     add("--mcl-save-steps", type=int, default=0, help="also checkpoint every so many steps (default 0: off)")
     add("--mcl-save-minutes", type=float, default=0.0, help="also checkpoint every so many minutes (default 0: off)")

@@ -13,8 +13,7 @@ from mcl_clip.clustering.clusters import Clusters
 from mcl_clip.errors import UserError, exit_on_user_error
 from mcl_clip.fusion.combine import FUSIONS
 from mcl_clip.fusion.files import extract_stage, public, save_fused
-from mcl_clip.fusion.fit import is_idle
-from mcl_clip.fusion.fit_pairs import fit_fusion
+from mcl_clip.fusion.fit_pairs import fit_fusion, told
 from mcl_clip.fusion.fused_model import FusedCLIP
 from mcl_clip.fusion.load import fuse
 from mcl_clip.fusion.output import check_output
@@ -100,15 +99,7 @@ def _fitted(model: FusedCLIP, options: argparse.Namespace) -> FusedCLIP:
             workers=options.workers,
             progress=sys.stderr.isatty(),
         )
-    weights, fit = fitted.weights or [], fitted.card["fit"]
-    print(
-        f"weights {' : '.join(f'{weight:.3f}' for weight in weights)}, fitted on {fit['pairs']} pairs of {fit['on']}: "
-        f"loss {fit['loss_equal_weights']:.4f} -> {fit['loss_fitted']:.4f}"
-    )
-    if fit["pseudo_labels"] == 1:
-        print("no clusters stand beside the stages, or only one: negatives came from anywhere, which tells less")
-    for stage in (stage for stage, weight in enumerate(weights) if is_idle(weight)):
-        print(f"stage {stage} has almost no weight: --select the others to save what it costs")
+    print(told(fitted))
     return fitted
 
 

@@ -34,6 +34,11 @@ NEEDS: tuple[tuple[str, Callable[[Values], bool], str], ...] = (
     ("torchcompile_mode", _is_on("torchcompile"), "needs --torchcompile"),
     ("torchcompile_backend", _is_on("torchcompile"), "needs --torchcompile"),
     ("val_num_samples", _is_on("val_data"), "needs --val-data"),
+    (
+        "fusion",
+        lambda values: values["fusion"] != "fitted" or bool(values["val_data"]),
+        "fitted needs --val-data: pairs that no stage is trained on, to fit its weights on",
+    ),
     ("text_clusters", lambda values: values["cluster_on"] == "image-text", "needs --mcl-cluster-on image-text"),
 )
 """A flag, when it has an effect, and what to do where it has none."""

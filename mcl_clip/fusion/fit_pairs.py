@@ -14,7 +14,7 @@ from mcl_clip.clustering.features import ShardFeatures, embed
 from mcl_clip.clustering.kmeans import assign
 from mcl_clip.clustering.reservoir import choose, hash_limit, key_hashes, smallest
 from mcl_clip.errors import UserError
-from mcl_clip.fusion.fit import Fit, fit_weights
+from mcl_clip.fusion.fit import Fit, fit_weights, is_idle
 from mcl_clip.fusion.fused_model import FusedCLIP
 from mcl_clip.loading.augment import eval_transform
 from mcl_clip.loading.normalize import Normalize
@@ -57,6 +57,21 @@ def fit_fusion(
     labels = _labels(towers, known, len(captions))
     fit = fit_weights(towers["image"], towers["text"], captions, labels)
     return FusedCLIP(model.stage_info, "fitted", fit.weights, model.card | {"fit": _record(fit, named, data, seed)})
+
+
+def told(model: FusedCLIP) -> str:
+    """What a person should know of a fit, in one line."""
+    weights, fit = model.weights or [], model.card["fit"]
+    said = [
+        f"weights {' : '.join(f'{weight:.3f}' for weight in weights)}, fitted on {fit['pairs']} pairs of {fit['on']}, "
+        f"loss {fit['loss_equal_weights']:.4f} -> {fit['loss_fitted']:.4f}"
+    ]
+    if fit["pseudo_labels"] == 1:
+        said.append("without clusters, or with one only, negatives came from anywhere, which tells less")
+    idle = [str(stage) for stage, weight in enumerate(weights) if is_idle(weight)]
+    if idle:
+        said.append(f"stage {', '.join(idle)} has almost no weight: mcl-fuse --select the others to save what it costs")
+    return "; ".join(said)
 
 
 def _sample(data: Manifest, pairs: int, seed: int) -> list[tuple[int, np.ndarray]]:

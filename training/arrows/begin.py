@@ -33,4 +33,4 @@ def begin(recipe: Recipe, directory: RunDirectory, ranks: Ranks, preemption: Pre
     validation = Validation(recipe, held_out, ranks.device)
     trackers = Trackers(recipe, to_plain(recipe), silent=not ranks.is_first)
     ranks.on_first(lambda: commit(directory, recipe))
-    return Job(recipe, directory, source, ranks, preemption, trackers, validation)
+    return Job(recipe, directory, source, ranks, preemption, trackers, validation, held_out)

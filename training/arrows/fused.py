@@ -3,8 +3,11 @@
 from typing import Any
 
 from mcl_clip.artifacts import sha256_json
+from mcl_clip.clustering.clusters import Clusters
 from mcl_clip.errors import UserError
-from mcl_clip.fusion.files import is_fused, load_fused, read_fused_config, save_fused
+from mcl_clip.fusion.files import is_fused, load_fused, public, read_fused_config, save_fused
+from mcl_clip.fusion.fit_pairs import fit_fusion, told
+from mcl_clip.fusion.fused_model import FusedCLIP
 from mcl_clip.fusion.load import fuse
 from mcl_clip.models.stage_model import model_hash
 from training.arrows.job import Job
@@ -24,7 +27,10 @@ def fuse_stages(job: Job) -> None:
 
 def _made_from(job: Job) -> dict[str, Any]:
     stages = [job.directory.model(stage) for stage in range(len(job.recipe.stages))]
-    return {"fusion": job.recipe.fusion, "stages": [model_hash(stage) for stage in stages]}
+    made_from: dict[str, Any] = {"fusion": job.recipe.fusion, "stages": [model_hash(stage) for stage in stages]}
+    if job.recipe.fusion == "fitted" and job.held_out:
+        made_from["fit_on"] = job.held_out.hash
+    return made_from
 
 
 def _fuse(job: Job, made_from: dict[str, Any]) -> None:
@@ -40,8 +46,29 @@ def _fuse(job: Job, made_from: dict[str, Any]) -> None:
     flags = {name: plain[name] for name in ("model", "data", "optimization", "clustering", "stages")}
     card = {"name": recipe.name, "recipe": flags, "made_from": made_from}
     stages = [job.directory.model(stage) for stage in range(len(recipe.stages))]
-    save_fused(fuse(stages, fusion=recipe.fusion), fused, card)
+    if recipe.fusion == "fitted":
+        model = _fitted(job, fuse(stages, card=card, device=job.ranks.device))
+    else:
+        model = fuse(stages, fusion=recipe.fusion, card=card)
+    save_fused(model, fused)
     log.info(f"fused model of {len(stages)} stages: {fused}")
+
+
+def _fitted(job: Job, model: FusedCLIP) -> FusedCLIP:
+    """The stages under weights fitted on --val-data, with negatives of the pseudo-labels that the run has made."""
+    assert job.held_out is not None and job.recipe.reporting.val_data is not None
+    places = [job.directory.clusters(stage) for stage in range(model.num_stages - 1)]
+    fitted = fit_fusion(
+        model,
+        job.held_out,
+        named=public(job.recipe.reporting.val_data),
+        clusters=[Clusters.load(place) if (place / "clusters.json").is_file() else None for place in places],
+        seed=job.recipe.seed,
+        workers=job.recipe.data.workers,
+        progress=True,
+    )
+    log.info(f"fused model: {told(fitted)}")
+    return fitted
 
 
 def _open(job: Job) -> BuiltModel:

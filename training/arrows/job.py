@@ -13,7 +13,7 @@ from training.validation import Validation
 
 @dataclass(frozen=True)
 class Job:
-    """One rank's view of a run; `source` is the index of --train-data."""
+    """One rank's view of a run; `source` is the index of --train-data, `held_out` that of --val-data, if any."""
 
     recipe: Recipe
     directory: RunDirectory
@@ -22,3 +22,4 @@ class Job:
     preemption: Preemption
     trackers: Trackers
     validation: Validation
+    held_out: Manifest | None = None
