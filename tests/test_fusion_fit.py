@@ -39,7 +39,7 @@ def made(count=96):
     """Stage 0 sees the first value (4 kinds), stage 1 the second (8 kinds), stage 2 nothing; labels are the first."""
     rng = np.random.default_rng(0)
     first, second = rng.integers(4, size=count), rng.integers(8, size=count)
-    stages = [told(count, first, 0.3, 1), told(count, second, 0.3, 2), told(count, np.zeros(count, int), 9.0, 3)]
+    stages = [told(count, first, 1.0, 1), told(count, second, 1.0, 2), told(count, np.zeros(count, int), 9.0, 3)]
     images, texts = zip(*stages, strict=True)
     return images, texts, [f"{a} {b}" for a, b in zip(first, second, strict=True)], first
 
