@@ -55,7 +55,7 @@ def fit_fusion(
     towers = {tower: _by_stage([part.features[tower] for part in parts], model.dims) for tower in ("image", "text")}
     known = {stage: found for stage, found in enumerate(clusters[: model.num_stages - 1]) if found}
     labels = _labels(towers, known, len(captions))
-    fit = fit_weights(towers["image"], towers["text"], captions, labels)
+    fit = fit_weights(towers["image"], towers["text"], captions, labels.tolist())
     return FusedCLIP(model.stage_info, "fitted", fit.weights, model.card | {"fit": _record(fit, named, data, seed)})
 
 

@@ -185,8 +185,8 @@ class MCLTokenizer(PreTrainedTokenizer):
     def _convert_token_to_id(self, token: str) -> int | None:
         return self._ids.get(token)
 
-    def _convert_id_to_token(self, index: int) -> str | None:
-        return self._words.get(index)
+    def _convert_id_to_token(self, index: int) -> str:
+        return self._words[index]
 
 
 def _copy_small_files(source: Path, target: Path) -> tuple[str, ...]:
