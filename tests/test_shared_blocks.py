@@ -147,6 +147,27 @@ def test_steps_that_do_not_give_the_towers_own_result_are_not_used(monkeypatch):
     assert len(image_steps(model)) == 1
 
 
+@pytest.mark.parametrize("kind", ["vit", "vit-custom-text", "resnet", "timm-vit"])
+def test_a_tower_whose_insides_are_unknown_stays_one_step(kind):
+    model = tiny_model(kind, seed=1)
+    tower = model.text if hasattr(model, "text") else model
+    images, texts = tiny_images(model, 2), torch.randint(1, 99, (2, tower.context_length))
+    expected = model.encode_image(images), model.encode_text(texts)
+    assert len(image_steps(model)) > 1 and len(text_steps(model)) > 1
+    for part in (model.visual, tower.transformer):
+        part.__class__ = type("OfAnotherVersion", (type(part),), {})
+    steps = image_steps(model), text_steps(model)
+    assert [len(each) for each in steps] == [1, 1]
+    assert torch.equal(steps[0][0].run(images), expected[0]) and torch.equal(steps[1][0].run(texts), expected[1])
+
+
+def test_a_tower_that_lacks_an_attribute_stays_one_step():
+    model = tiny_model("vit", seed=1)
+    del model.visual.output_tokens
+    model.visual.forward = lambda images: model.visual.conv1(images).mean((2, 3))
+    assert len(image_steps(model)) == 1
+
+
 def test_a_branch_that_writes_in_place_does_not_disturb_the_others():
     class AddInPlace(nn.Module):
         def __init__(self, amount):
