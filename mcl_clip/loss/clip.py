@@ -42,6 +42,8 @@ class MCLClipLoss(SegmentLoss):
         return loss if bias is None else loss + 0 * bias
 
     def _gather(self, features: Tensor) -> Tensor:
+        if self.world_size == 1:
+            return features
         if self.gather_with_grad:
             return gather_with_gradient(features, self.world_size)
         if self.local_loss:

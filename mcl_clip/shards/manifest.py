@@ -171,10 +171,12 @@ class Manifest:
 
 
 def tell_left_out(manifest: Manifest) -> None:
-    """Log in one line what is left out of a data set, if anything is."""
+    """Log in one line what is left out of a data set: a warning, if anything is."""
+    kept = f"{manifest.num_samples:,}"
     if manifest.left_out:
-        kept = f"{manifest.num_samples:,}"
         log.warning("%s: %s samples; left out: %s", manifest.directory, kept, line(manifest.left_out))
+    else:
+        log.info("%s: %s samples; nothing is left out", manifest.directory, kept)
 
 
 def make_directory(directory: Path) -> None:
