@@ -23,6 +23,7 @@ from eval.data.class_names import readable
 from eval.data.classification import open_set
 from eval.data.classification_set import ClassificationSet
 from eval.data.prompts import read_templates
+from eval.embedding import embed_images
 from eval.models import ScoredModel
 from eval.rows import rows_of
 from eval.tasks.text_classifier import text_classifier
@@ -387,13 +388,29 @@ def test_no_network_is_one_line(capsys, stages) -> None:
     assert exit_.value.code == 2 and len(error) == 1 and "check the name and the network" in error[0]
 
 
-def test_half_precision_scores(tmp_path, stages) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "amp_bf16", "bf16"])
+def test_a_model_is_scored_in_the_precision_it_was_loaded_with(tmp_path, stages, precision) -> None:
     data = open_set(str(class_folders(tmp_path)))
-    for precision in ("bf16", "amp_bf16"):
-        weights = "bf16" if precision == "bf16" else "fp32"
-        model = ScoredModel(*mcl_clip.load(stages, precision=weights), name="m", precision=precision)
-        rows = evaluate(model, data)
-        assert rows[0]["precision"] == precision and rows[0]["metrics"]["n_images"] == data.size
+    loaded = ScoredModel(*mcl_clip.load(stages, precision=precision))
+    kinds = set()
+    loaded.model.stages[0].visual.conv1.register_forward_hook(lambda _, __, output: kinds.add(output.dtype))
+    rows = evaluate(loaded, data)
+    assert rows[0]["precision"] == precision and rows[0]["metrics"]["n_images"] == data.size
+    assert kinds == {torch.float32 if precision == "fp32" else torch.bfloat16}
+    embedded = [
+        torch.cat([part[0] for part, _ in embed_images(each, data.samples(), data.size)])
+        for each in (loaded, scored(stages))
+    ]
+    assert (embedded[0] == embedded[1]).all() == (precision == "fp32")
+    assert torch.cosine_similarity(*embedded).min() > 0.99
+
+
+def test_a_model_of_unknown_origin_is_scored_in_its_weights_type(stages) -> None:
+    model, preprocess, tokenizer = mcl_clip.load(stages)
+    del model.precision
+    assert ScoredModel(model, preprocess, tokenizer).precision == "fp32"
+    assert ScoredModel(model.to(torch.bfloat16), preprocess, tokenizer).precision == "bf16"
+    assert ScoredModel(model, preprocess, tokenizer, precision="amp_bf16").precision == "amp_bf16"
 
 
 @pytest.mark.parametrize("damage", ["cut", "missing", "shards", "class", "image", "split"])
