@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 from benchmarks.study.training import Recipe
@@ -45,7 +46,7 @@ class Model:
         """Plain values, with those of all models it comes from."""
         return asdict(self)
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Changes with anything that the model depends on but seed and data."""
         return sha256_json(self.record())[:12]
@@ -58,7 +59,7 @@ class Arm:
     name: str
     models: tuple[Model, ...]
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Changes with the models alone."""
         return sha256_json([model.key for model in self.models])[:12]

@@ -36,7 +36,7 @@ class Results:
         """By seed; a measure or fusion that an arm does not have is left out."""
         return {
             seed: run.record["scores"][fusion][measure]
-            for (of, seed, key), run in sorted(self.runs.items())
+            for (of, seed, key), run in sorted(self.runs.items(), key=lambda item: item[0])
             if of == artist and key == arm.key and measure in run.record["scores"].get(fusion, {})
         }
 
