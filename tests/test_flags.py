@@ -124,10 +124,12 @@ ANOTHER = {
 
 COOLING = ["--lr-scheduler", "const-cooldown", "--epochs-cooldown", "2"]
 NEEDED = {
-    "lock_image_unlocked_groups": ["--lock-image"],
-    "lock_image_freeze_bn_stats": ["--lock-image"],
-    "lock_text_unlocked_layers": ["--lock-text"],
-    "lock_text_freeze_layer_norm": ["--lock-text"],
+    "lock_image": ["--pretrained", "openai"],
+    "lock_text": ["--pretrained", "openai"],
+    "lock_image_unlocked_groups": ["--pretrained", "openai", "--lock-image"],
+    "lock_image_freeze_bn_stats": ["--pretrained", "openai", "--lock-image"],
+    "lock_text_unlocked_layers": ["--pretrained", "openai", "--lock-text"],
+    "lock_text_freeze_layer_norm": ["--pretrained", "openai", "--lock-text"],
     "epochs_cooldown": COOLING,
     "lr_cooldown_end": COOLING,
     "lr_cooldown_power": COOLING,

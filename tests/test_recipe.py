@@ -20,7 +20,8 @@ def make(*arguments, world_size=1) -> Recipe:
 
 def test_recipe_yaml_given_as_config_makes_the_same_recipe(tmp_path):
     recipe = make(
-        *("--mcl-stages", "2", "--aug-cfg", "scale=[0.4,1.0]", "--lock-image", "--siglip", "--grad-clip-norm", "1.5"),
+        *("--mcl-stages", "2", "--aug-cfg", "scale=[0.4,1.0]", "--siglip", "--grad-clip-norm", "1.5"),
+        *("--lock-image", "--pretrained-image"),
         *("--image-mean", "0.1", "0.2", "0.3", "--mcl-index-only", "--mcl-fusion", "mean-cosine"),
         *("--mcl-min-segment", "7", "--wandb-notes", "two words"),
         world_size=2,
@@ -33,7 +34,7 @@ def test_recipe_yaml_given_as_config_makes_the_same_recipe(tmp_path):
 
 
 def test_a_flag_on_the_command_line_wins_over_the_file(tmp_path):
-    (tmp_path / "c.yaml").write_text("model: RN50\nepochs: 3\nmcl-clusters: 4\nlock-text: true\n")
+    (tmp_path / "c.yaml").write_text("model: RN50\nepochs: 3\nmcl-clusters: 4\nlock-text: true\npretrained: openai\n")
     flags, overrides = parse_recipe(["--train-data", "data", "--config", str(tmp_path / "c.yaml"), "--epochs", "5"])
     recipe = resolve(flags, overrides, name="run", world_size=1)
     assert (recipe.model.model, recipe.stages[0].epochs, recipe.stages[0].clusters) == ("RN50", 5, 4)
@@ -186,6 +187,8 @@ def test_stage_0_is_kept_when_weights_and_stages_are_asked_for():
         (["--val-num-samples", "3"], "--val-num-samples needs --val-data"),
         (["--mcl-stages", "1", "--mcl-init", "scratch", "--lock-image"], "--mcl-init scratch: --lock-image"),
         (["--mcl-stages", "2", "--mcl-init", "scratch", "--lock-text"], "--mcl-init scratch: --lock-text"),
+        (["--lock-image"], "--lock-image would keep a tower as it is drawn"),
+        (["--lock-text", "--pretrained-image"], "--lock-text would keep a tower as it is drawn"),
         (["--aug-cfg", "re_prob=0.2"], "re_prob=0.2 has no effect so; add use_timm=True"),
         (["--aug-cfg", "ratio=(0.5,2)"], r"ratio=\(0.5, 2\) has no effect so; add use_timm=True"),
         (["--aug-cfg", "use_timm=True", "gray_scale_prob=0.2"], "gray_scale_prob=0.2 has no effect so"),
@@ -200,11 +203,12 @@ def test_values_that_cannot_be_trained_with_are_refused(arguments, message):
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["--lock-image", "--lock-image-unlocked-groups", "2"],
+        ["--pretrained", "openai", "--lock-image", "--lock-image-unlocked-groups", "2"],
         ["--opt", "timm/sgdp", "--momentum", "0.9", "--lr", "1"],
         ["--epochs", "2", "--lr-scheduler", "const-cooldown", "--epochs-cooldown", "2", "--lr-cooldown-end", "0.1"],
         ["--siglip", "--gather-with-grad"],
-        ["--mcl-init", "scratch", "--lock-image"],
+        ["--mcl-init", "scratch", "--lock-image", "--pretrained-image"],
+        ["--model", "roberta-ViT-B-32", "--lock-text"],
         ["--aug-cfg", "use_timm=True", "re_prob=0.2", "ratio=(0.5,2)", "color_jitter=0.4"],
     ],
 )

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from mcl_clip.errors import UserError
+from mcl_clip.openclip.configs import get_model_config
 from training.recipe import StageRecipe
 
 Values = Mapping[str, Any]
@@ -67,7 +68,20 @@ def check_needs(
             raise UserError(
                 f"--mcl-init scratch: {locked} would keep a tower of stage {number} as it is drawn; leave one out"
             )
+    _check_locks_of_new_weights(values, stages[0])
     _check_augmentation(values["aug_cfg"])
+
+
+def _check_locks_of_new_weights(values: Values, stage: StageRecipe) -> None:
+    """A locked tower of stage 0 has weights: the model's, or its own (ImageNet's, Hugging Face's)."""
+    config = get_model_config(values["model"]) if ":" not in values["model"] else None
+    if values["pretrained"] or config is None:
+        return
+    image_is_new = not (values["pretrained_image"] or config["vision_cfg"].get("timm_model_pretrained"))
+    if stage.lock_image and image_is_new:
+        raise UserError("--lock-image would keep a tower as it is drawn: give --pretrained, or --pretrained-image")
+    if stage.lock_text and not config["text_cfg"].get("hf_model_name"):
+        raise UserError("--lock-text would keep a tower as it is drawn: give --pretrained")
 
 
 def _check_augmentation(given: Values) -> None:
