@@ -47,7 +47,7 @@ def training_command(data: Path, run: Path, size: Size, seed: int) -> list[str]:
     }
     words = [word for name, value in values.items() for word in (f"--{name}", str(value))]
     # Crops of 32 pixels are resampled, and textures of two pixels would not survive that.
-    whole = ["--aug-cfg", "scale=(1.0,1.0)", "ratio=(1.0,1.0)"]
+    whole = ["--aug-cfg", "scale=(1.0,1.0)"]
     return [sys.executable, "-m", "training.main", *words, *whole]
 
 
