@@ -51,6 +51,11 @@ def test_rows_without_a_sample_are_masked_however_a_batch_is_split(tmp_path):
     assert len(rows) == 2 and rows == pytest.approx(losses(tmp_path), rel=1e-5)
     record = json.loads((tmp_path / "runs/run/stage_0/left_out.json").read_text())["reading"]
     assert record == {"unreadable, masked out of the loss": {"count": 1, "first": ["00001/x"]}}
+    log = tmp_path / "log"
+    ranks = [*arguments, "--batch-size", "8", "--gather-with-grad", "--name", "ranks"]
+    assert run_job(ranks, log, 2) == [0, 0], log.read_text()
+    rows = [json.loads(row)["loss"] for row in (tmp_path / "runs/ranks/stage_0/metrics.jsonl").open()]
+    assert rows == pytest.approx(losses(tmp_path), rel=1e-4)
     without = [*arguments, "--train-data", f"{tmp_path}/tars/00000.tar", "--batch-size", "15", "--name", "without"]
     assert main(without) == 0
     rows = [json.loads(row)["loss"] for row in (tmp_path / "runs/without/stage_0/metrics.jsonl").open()]
