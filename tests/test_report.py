@@ -151,3 +151,21 @@ def test_clusters_are_shown_with_their_nearest_and_random_samples(run):
             assert sheet.size[1] == 2 * 48 and 48 <= sheet.size[0] <= 12 * 48
     for text in (page, (run / "report.md").read_text()):
         assert "2 clusters, as uneven as" in text and "1 of 40 samples failed" in text and "bits are new" in text
+
+
+def test_what_every_step_left_out_is_told_in_order(run):
+    (run / "source").mkdir()
+    (run / "stage_1" / "buckets").mkdir(parents=True)
+    entry = {"count": 3, "first": ["a/<b>", "a/c"]}
+    # A manifest whose tables are gone: the record alone is enough for the section.
+    (run / "stage_1" / "buckets" / "manifest.json").write_text(json.dumps({"left_out": {"without a label": entry}}))
+    told = {"plan": {"dropped": {"count": 12, "first": []}}, "reading": {}}
+    (run / "stage_1" / "left_out.json").write_text(json.dumps(told))
+    page = write_report(run).read_text()
+    text = (run / "report.md").read_text()
+    assert "- buckets of stage 1: 3 without a label (a/<b>, a/c, ...)\n- an epoch of stage 1: 12 dropped" in text
+    assert "a/&lt;b&gt;" in page and "<b>" not in page
+
+
+def test_a_run_that_left_nothing_out_has_no_such_section(run):
+    assert "Left out" not in write_report(run).read_text() and "Left out" not in (run / "report.md").read_text()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.report import plots
+from eval.report.left_out import read_left_out
 from eval.report.pages import TEMPLATES
 from eval.report.run_facts import RunFacts, read_run
 from eval.report.sections import of_task, other_sections, pair_sections, zero_shot_sections
@@ -29,6 +30,7 @@ def write_report(run: Path) -> Path:
         "losses": loss_picture(facts),
         "clusterings": clusterings(facts),
         "known": known_features(facts),
+        "left_out": read_left_out(run),
         "versions": facts.recipe.get("versions", {}),
     }
     for name in ("report.md", "report.html"):
