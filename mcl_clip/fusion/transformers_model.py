@@ -69,7 +69,9 @@ class MCLModel(PreTrainedModel):
         config = cls.config_class.from_pretrained(directory) if config is None else config
         model = cls(config, load_fused(directory), directory)
         dtype, device = kwargs.get("dtype", kwargs.get("torch_dtype")), kwargs.get("device_map")
-        if isinstance(dtype, str) and dtype != "auto":
+        if dtype in (None, "auto"):
+            dtype = config.dtype  # where some versions of transformers put what was asked for
+        if isinstance(dtype, str):
             dtype = getattr(torch, dtype)
         nn.Module.to(model, dtype if isinstance(dtype, torch.dtype) else torch.float32)
         if isinstance(device, str | int | torch.device) and device != "auto":
