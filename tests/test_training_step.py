@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from open_clip.transformer import PatchDropout
 
+from mcl_clip.openclip.towers import PatchDropout
 from training.step import TrainingStep
 
 

@@ -2,6 +2,7 @@
 
 from open_clip.modified_resnet import ModifiedResNet as ModifiedResNet
 from open_clip.timm_model import TimmModel as TimmModel
+from open_clip.transformer import PatchDropout as PatchDropout
 from open_clip.transformer import QuickGELU as QuickGELU
 from open_clip.transformer import TextTransformer as TextTransformer
 from open_clip.transformer import Transformer as Transformer
