@@ -23,7 +23,7 @@ def moved(tmp_path_factory):
     cfg = {"embed_dim": 24, "vision_cfg": VIT, "text_cfg": hugging_face_text(root / "bert")}
     (root / "tiny-bert-beside.json").write_text(json.dumps(cfg))
     add_model_config(root / "tiny-bert-beside.json")
-    model = open_clip.create_model("tiny-bert-beside").eval()
+    model = open_clip.create_model_and_transforms("tiny-bert-beside")[0].eval()
     tokenizer = open_clip.get_tokenizer("tiny-bert-beside")
     preprocess_cfg = dict(model.visual.preprocess_cfg)
     save_stage_model(model, root / "stage", model_cfg=cfg, preprocess_cfg=preprocess_cfg, tokenizer=tokenizer)
