@@ -1,6 +1,7 @@
 """Files that are either whole or absent: written aside, synced, renamed; a manifest is the commit."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -97,3 +98,13 @@ def sync_file(path: str | os.PathLike) -> None:
 def sync_directory(path: str | os.PathLike) -> None:
     """Force a directory's entries to the disk, so that a rename survives a power cut."""
     sync_file(path)
+
+
+def make_directory(directory: Path) -> None:
+    """Make sure that `directory` is one and can be written; `UserError` where that cannot be."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        if not os.access(directory, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise UserError(f"{directory} cannot be written to ({error.strerror}); choose another directory") from None

@@ -30,12 +30,12 @@ def test_every_sample_is_assigned_once_in_source_order(table, shard_size):
         expected += [(label, cut) for cut in cuts]
     assignment = assign(counts, shard_size)
     found = []
-    for shard in range(len(assignment.label)):
+    for shard in range(len(assignment.group)):
         pieces = assignment.pieces(shard)
         assert all(start < stop for _, start, stop in pieces)
         rows = [(unit, row) for unit, start, stop in pieces for row in range(start, stop)]
         assert len(rows) == assignment.size[shard]
-        found.append((int(assignment.label[shard]), rows))
+        found.append((int(assignment.group[shard]), rows))
     assert found == expected
     starts = [found[shard][1][0][0] for shard in assignment.order]
     assert starts == sorted(starts)

@@ -74,6 +74,24 @@ def expected(source, labels):
 
 
 @pytest.mark.parametrize("index_only", [False, True])
+def test_repeat_counts_of_sources_are_those_of_their_samples_in_every_bucket(tmp_path, index_only):
+    paths = write_shards(tmp_path / "data", 4, 12)
+    counts = dict(zip(("00000", "00001", "00002", "00003"), (1, 3, 1, 2), strict=True))
+    source = index_sources(paths, tmp_path / "index", repeats=list(counts.values()))
+    buckets = write_buckets(source, HashLabels(), tmp_path / "b", index_only=index_only, **SMALL)
+    deeper = write_buckets(buckets, HashLabels(2), tmp_path / "c", index_only=index_only, **SMALL)
+    for manifest, depth in ((buckets, 1), (deeper, 2)):
+        assert {label: sorted(found) for label, found in contents(manifest).items()} == {
+            label: sorted(found) for label, found in expected(source, HashLabels(depth)).items()
+        }
+        for shard in range(manifest.num_shards):
+            rows = manifest.open_shard(shard)
+            found = {counts[rows.source_of(row)[0]] for row in range(len(rows))}
+            assert found == {manifest.shard_repeats[shard]}
+    assert verify(deeper.directory) == []
+
+
+@pytest.mark.parametrize("index_only", [False, True])
 @pytest.mark.parametrize("depth", [1, 2])
 def test_every_labelled_sample_is_in_its_bucket_once(source, tmp_path, index_only, depth):
     labels = HashLabels(depth)

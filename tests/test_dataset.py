@@ -9,13 +9,14 @@ import torch
 
 from mcl_clip.loading.augment import eval_transform, pil_train_transform
 from mcl_clip.loading.dataset import Request, ShardDataset, sample_words
+from mcl_clip.loading.loader import GlobalBatchLoader
 from mcl_clip.plan.epochs import EpochPlans
 from mcl_clip.plan.policy import Policy
 from mcl_clip.shards.buckets import write_buckets
 from mcl_clip.shards.index import index_sources
 from mcl_clip.shards.manifest import Manifest
 from tests.data import TRANSFORM, labelled, make_index, planned_keys, tokenize
-from tests.tars import image_bytes, write_tar
+from tests.tars import image_bytes, write_shards, write_tar
 
 LABELS = ("0/0", "0/1", "0/0", "1/0", "0/0", "1/0")
 
@@ -219,3 +220,18 @@ def test_source_buckets_and_index_only_are_one_class(index, tmp_path):
         found.append(seen)
     assert len(found[0]) == 54
     assert found[0] == found[1] == found[2]
+
+
+def test_a_repeated_sample_has_another_crop_each_time(tmp_path):
+    index = index_sources(write_shards(tmp_path / "tars", 2, 12), tmp_path / "index", repeats=[1, 3])
+    options = {"seed": 0, "stage": 0, "batch_size": 8, "transform": TRANSFORM, "tokenizer": tokenize}
+    given: dict = {}
+    for batch in GlobalBatchLoader(index, **options):
+        assert len(set(batch.keys)) == 8
+        for key, image in zip(batch.keys, batch.images, strict=True):
+            given.setdefault(key, []).append(image)
+    assert {key: len(images) for key, images in given.items()} == {
+        f"{shard:05d}/{shard:05d}{sample:04d}": count for shard, count in ((0, 1), (1, 3)) for sample in range(12)
+    }
+    for images in given.values():
+        assert len({image.numpy().tobytes() for image in images}) == len(images)

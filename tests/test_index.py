@@ -275,3 +275,17 @@ def test_ranks_share_the_work(tmp_path):
     texts = [(tmp_path / name / "manifest.json").read_text() for name in ("alone", "shared")]
     assert texts[0] == texts[1]
     assert not (tmp_path / "shared/work").exists()
+
+
+def test_repeat_counts_are_of_the_index_and_its_hash(tmp_path):
+    paths = write_shards(tmp_path / "data", 3, 4)
+    plain = index_sources(paths, tmp_path / "plain")
+    ones = index_sources(paths, tmp_path / "ones", repeats=[1, 1, 1])
+    twice = index_sources(paths, tmp_path / "twice", repeats=[1, 2, 1])
+    assert plain.shard_repeats.tolist() == [1, 1, 1] and "repeated" not in plain.info
+    assert ones.hash == plain.hash != twice.hash
+    assert Manifest.load(twice.directory).shard_repeats.tolist() == [1, 2, 1]
+    assert twice.num_samples == 12
+    index_sources(paths, tmp_path / "twice", repeats=[1, 2, 1])
+    with pytest.raises(UserError, match=r"repeats its sources otherwise \(--train-data-upsampling-factors\)"):
+        index_sources(paths, tmp_path / "twice")

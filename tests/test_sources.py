@@ -4,7 +4,7 @@ import pytest
 
 from mcl_clip.errors import UserError
 from mcl_clip.shards.scan import scan_tar
-from mcl_clip.shards.sources import expand_sources, manifest_directory, name_sources
+from mcl_clip.shards.sources import expand_parts, expand_sources, manifest_directory, name_sources, repeat_counts
 
 
 @pytest.fixture
@@ -125,3 +125,15 @@ def test_what_is_no_tar_is_told_what_takes_it(tmp_path):
     compressed.write_bytes(b"\x1f\x8b\x08" + bytes(1000))
     with pytest.raises(UserError, match=r"z.tar is compressed: unpack it first \(gunzip"):
         scan_tar(str(compressed))
+
+
+def test_parts_keep_apart_what_each_of_them_names(folder):
+    parts = expand_parts(f"{folder}/a::{folder}/b/00000.tar")
+    assert [len(part) for part in parts] == [3, 1]
+
+
+def test_repeat_counts_are_whole_numbers_of_every_source():
+    assert repeat_counts("2::1::10") == [2, 1, 10]
+    for wrong in ("0.5::1", "0::1", "-1", "2:1", "", "2::", "1001", "\u0662"):
+        with pytest.raises(UserError, match=f"--train-data-upsampling-factors {wrong}: give a whole number"):
+            repeat_counts(wrong)

@@ -143,3 +143,33 @@ def test_several_captions_are_drawn_from_by_open_clips_flags(tmp_path, capfd):
     assert "caption_key: none;short;long" in recipe and "- 0.5" in recipe
     assert Manifest.load(tmp_path / "runs/run/source").num_samples == 32
     assert main.main(["--config", str(tmp_path / "runs/run/recipe.yaml"), "--name", "again"]) == 0
+
+
+def test_upsampling_factors_are_repeat_counts_of_sources_in_every_stage(data, tmp_path):
+    more = write_shards(tmp_path / "more", 1, 16, seed=7)[0]
+    flags = ["--train-data", f"{data}/tars::{more}", "--train-data-upsampling-factors", "1::3", "--epochs", "1"]
+    assert main.main(command(tmp_path, *flags, "--mcl-stages", "1", "--mcl-clusters", "2")) == 0
+    run = tmp_path / "runs/run"
+    assert Manifest.load(run / "source").shard_repeats.tolist() == [1, 1, 3]
+    assert "train_data_upsampling_factors: 1::3" in (run / "recipe.yaml").read_text()
+    buckets = Manifest.load(run / "stage_1/buckets")
+    taken = int((buckets.shard_size * buckets.shard_repeats).sum())
+    assert (buckets.num_samples, taken) == (56, 40 + 3 * 16)
+    told = json.loads((run / "stage_1/left_out.json").read_text())["plan"]
+    assert told["taken again (--train-data-upsampling-factors)"]["count"] == 2 * 16
+
+
+@pytest.mark.parametrize(
+    ("factors", "source", "words"),
+    [
+        ("1.5", "tars", "give a whole number from 1 to 1000 for each source"),
+        ("2::1", "tars", "has 2 numbers, --train-data 1 sources"),
+        ("2", "index", "is for tars, but --train-data"),
+    ],
+)
+def test_upsampling_factors_that_say_nothing_exact_are_refused(data, tmp_path, capfd, factors, source, words):
+    flags = ["--train-data", f"{data}/{source}", "--train-data-upsampling-factors", factors, "--epochs", "1"]
+    assert main.main(command(tmp_path, *flags)) == 2
+    line = capfd.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith(f"error: --train-data-upsampling-factors {factors}") and words in line
+    assert not (tmp_path / "runs/run").exists()

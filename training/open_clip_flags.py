@@ -12,9 +12,9 @@ HONOURED = frozenset(
         "lock_text_unlocked_layers", "log_every_n_steps", "log_local", "logs", "lr", "lr_cooldown_end",
         "lr_cooldown_power", "lr_scheduler", "model", "momentum", "name", "no_set_device_rank", "opt", "precision",
         "pretrained", "pretrained_image", "report_to", "resume", "save_frequency", "save_most_recent", "seed",
-        "siglip", "skip_scheduler", "torchcompile", "train_data", "train_num_samples", "use_bn_sync", "val_data",
-        "val_frequency", "val_num_samples", "wandb_notes", "wandb_project_name", "warmup", "wd", "workers",
-        "zeroshot_frequency",
+        "siglip", "skip_scheduler", "torchcompile", "train_data", "train_data_upsampling_factors", "train_num_samples",
+        "use_bn_sync", "val_data", "val_frequency", "val_num_samples", "wandb_notes", "wandb_project_name", "warmup",
+        "wd", "workers", "zeroshot_frequency",
     }
 )  # fmt: skip
 """Names of the flags that go to open_clip's own parser."""
@@ -29,14 +29,13 @@ REFUSED_VALUES: dict[str, tuple[set[str | None], str]] = {
 }
 """Of honoured flags: the values that are honoured, and why others are not."""
 
-_ONCE = "an epoch is every sample once"
+_ONCE = "an epoch is every sample once, or as often as --train-data-upsampling-factors says"
 _IMAGES = "images are .jpg, .jpeg, .png or .webp members"
 _CAPTIONS = "captions come from the .txt member of a tar, or from --mcl-caption-key of its .json"
 _PAIRS = "mcl_clip trains image-text pairs with a contrastive loss only"
 _FIXED = "batches are of one size, as the plan says"
 _RETRIEVAL = "retrieval is scored exactly, in blocks that fit"
 _REASONS = {
-    "train_data_upsampling_factors": f"{_ONCE}; repeat nothing, or write the shards twice under other names",
     "dataset_resampled": f"{_ONCE}; sampling with replacement would put false negatives into a batch",
     "image_key": _IMAGES,
     "max_image_pixels": f"{_ONCE}; filter the tars before training",

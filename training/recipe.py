@@ -38,6 +38,7 @@ class DataRecipe:
     csv_img_key: str = field(metadata=FREE)
     csv_caption_key: str = field(metadata=FREE)
     csv_separator: str = field(metadata=FREE)
+    train_data_upsampling_factors: str | None
     train_num_samples: int | None
     caption_key: str | None
     caption_probs: list[float] | None

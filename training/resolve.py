@@ -9,6 +9,7 @@ from mcl_clip.errors import UserError
 from mcl_clip.openclip.transforms import AugmentationCfg
 from mcl_clip.plan.policy import Policy
 from mcl_clip.shards.captions import caption_keys
+from mcl_clip.shards.sources import repeat_counts
 from training.flags import flag, parse
 from training.needs import check_needs
 from training.recipe import GROUPS, Recipe, StageRecipe
@@ -145,6 +146,8 @@ def _check(values: Mapping[str, Any]) -> None:
     if (values["logs"] or "none").lower() == "none":
         raise UserError("--logs none is not supported: the stages meet through the files of the run directory")
     destinations(values["report_to"])
+    if values["train_data_upsampling_factors"] is not None:
+        repeat_counts(values["train_data_upsampling_factors"])
     _check_captions(values["caption_key"], values["caption_probs"])
     for name, least in _AT_LEAST.items():
         if values[name] is not None and not values[name] >= least:  # NaN is not either

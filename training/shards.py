@@ -57,6 +57,7 @@ def _index(options: argparse.Namespace, ranks: Ranks) -> str:
         options.output,
         ranks,
         caption_key=options.mcl_caption_key,
+        factors=options.train_data_upsampling_factors,
         skip_broken=options.mcl_skip_broken,
         workers=options.workers,
     )
@@ -96,6 +97,7 @@ def _source(options: argparse.Namespace, ranks: Ranks) -> Manifest:
         directory,
         ranks,
         caption_key=options.mcl_caption_key,
+        factors=options.train_data_upsampling_factors,
         skip_broken=options.mcl_skip_broken,
         workers=options.workers,
     )
@@ -162,6 +164,11 @@ def _parser() -> argparse.ArgumentParser:
             "--mcl-caption-key",
             "--caption-key",
             help="take captions from this key of .json, or several, 'a;b', not from .txt",
+        )
+        command.add_argument(
+            "--train-data-upsampling-factors",
+            metavar="N::N",
+            help="how often an epoch takes each sample of each source of --train-data: whole numbers, joined by '::'",
         )
         command.add_argument("--mcl-skip-broken", action="store_true", help="leave broken tars out, counted and listed")
     labels = bucket.add_mutually_exclusive_group(required=True)

@@ -86,7 +86,7 @@ class ShardDataset(Dataset):
         missing: list[int] = []
         slow = 0
         try:
-            words = self._words(request.epoch, request.shard, request.ordinal)
+            words = self._words(request, request.shard, request.ordinal)
             for index, sample in enumerate(zip(request.shard.tolist(), request.ordinal.tolist(), strict=True)):
                 try:
                     image, caption, fast = self._read(*sample, words[index])
@@ -125,7 +125,7 @@ class ShardDataset(Dataset):
         rivals, candidates = plan.substitutes(request.t, position)
         if not any(self._is_unreadable(*plan.sample(request.t, rival)) for rival in rivals):
             for shard, ordinal in islice(candidates, MOST_TRIED):
-                words = self._words(request.epoch, np.array([shard]), np.array([ordinal]))[0]
+                words = self._words(request, np.array([shard]), np.array([ordinal]))[0]
                 try:
                     return (shard, ordinal), self._read(shard, ordinal, words)
                 except DecodeError:
@@ -142,9 +142,13 @@ class ShardDataset(Dataset):
     def _key(self, shard: int, ordinal: int) -> str:
         return "/".join(self._open(shard).source_of(ordinal))
 
-    def _words(self, epoch: int, shard: np.ndarray, ordinal: np.ndarray) -> np.ndarray:
-        """uint64 [b, WORDS + 1] random words that depend on (seed, stage, epoch, sample) only."""
-        return sample_words(self.plans.seed, self.plans.stage, epoch, shard, ordinal)
+    def _words(self, request: Request, shard: np.ndarray, ordinal: np.ndarray) -> np.ndarray:
+        """uint64 [b, WORDS + 1] random words that depend on (seed, stage, epoch, sample) only.
+
+        And on the global batch for samples that an epoch repeats: each time with another crop and caption.
+        """
+        again = (self.manifest.shard_repeats[shard] > 1) * (np.int64(request.t + 1) << 32)
+        return sample_words(self.plans.seed, self.plans.stage, request.epoch, shard, ordinal + again)
 
 
 def sample_words(seed: int, stage: int, epoch: int, shard: np.ndarray, ordinal: np.ndarray) -> np.ndarray:

@@ -86,6 +86,7 @@ class GlobalBatchLoader:
             stage,
             self.global_batch,
             policy or Policy(),
+            manifest.shard_repeats,
         )
         self.num_batches = len(self.plans[0])
         self.steps_per_epoch = -(-num_samples // self.global_batch) if num_samples else self.num_batches

@@ -11,11 +11,10 @@ from typing import Any
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from mcl_clip.artifacts import read_json, write_json
+from mcl_clip.artifacts import make_directory, read_json, write_json
 from mcl_clip.errors import UserError
 from mcl_clip.packing.rows import Source, Unit
 from mcl_clip.packing.writer import SUCCESS, PackShard, shard_name
-from mcl_clip.shards.manifest import make_directory
 from mcl_clip.shards.pool import part_of, run
 from mcl_clip.world import World, appears
 

@@ -23,6 +23,7 @@ class EpochPlans:
     stage: int
     global_batch: int
     policy: Policy
+    shard_repeats: np.ndarray | None = None
     _made: dict[int, Plan] = field(default_factory=dict, repr=False)
 
     def __getitem__(self, epoch: int) -> Plan:
@@ -36,6 +37,7 @@ class EpochPlans:
                 epoch=epoch,
                 global_batch=self.global_batch,
                 policy=self.policy,
+                shard_repeats=self.shard_repeats,
             )
             latest = list(self._made.items())[-1:]
             self._made = {**dict(latest), epoch: plan}

@@ -9,9 +9,9 @@ from mcl_clip.errors import UserError
 from mcl_clip.plan.backoff import BackOff, back_off
 from mcl_clip.plan.draws import Draws
 from mcl_clip.plan.interleave import interleave
-from mcl_clip.plan.packing import pack
+from mcl_clip.plan.leftovers import pack_leftovers, split
 from mcl_clip.plan.policy import Policy
-from mcl_clip.plan.segments import SegmentLayout
+from mcl_clip.plan.segments import Segment, SegmentLayout
 
 
 @dataclass(frozen=True)
@@ -31,26 +31,18 @@ class GlobalBatch:
 
 
 @dataclass(frozen=True)
-class Segment:
-    """`length` consecutive draws of a bucket, from `start` on, cyclic; the last `padding` are repeats."""
-
-    bucket: int
-    start: int
-    length: int
-    padding: int = 0
-
-
-@dataclass(frozen=True)
 class Plan:
     """Global batches of one epoch; make it with `make_plan`.
 
     A bucket's epoch is a sequence of draws, a permutation of its samples that can be evaluated at any draw:
-    full batch i is draws [i*G, (i+1)*G), packed batches share the rest. Nothing is stored per sample.
+    full batch i is draws [i*G, (i+1)*G), packed batches share the rest. Nothing is stored per sample. num_samples
+    counts a sample as often as it is taken; num_repeats is how many of these are not the first of their sample.
     """
 
     global_batch: int
     back_off: BackOff
     num_samples: int
+    num_repeats: int
     num_padding: int
     num_dropped: int
     packed: tuple[tuple[Segment, ...], ...]
@@ -93,7 +85,7 @@ class Plan:
         for segment in self.segments(t):
             low, high = max(start - offset, 0), min(stop - offset, segment.length)
             if low < high:
-                parts.append(self.draws.draw(segment.bucket, np.arange(low, high) + segment.start))
+                parts.append(self.draws.take(segment.bucket, segment.start, segment.fresh, np.arange(low, high)))
             offset += segment.length
         shards, ordinals = zip(*parts, strict=True) if parts else ((), ())
         empty = np.empty(0, np.int32)
@@ -125,8 +117,12 @@ class Plan:
             candidates = iter(choices)
         else:
             rivals, candidates = range(0), iter(range(index, outside, segment.length))
-        draws = (segment.start + segment.length + choice for choice in candidates)
-        return rivals, (self.draws.draw_one(segment.bucket, draw) for draw in draws)
+        return rivals, (self._outside(segment, choice) for choice in candidates)
+
+    def _outside(self, segment: Segment, choice: int) -> tuple[int, int]:
+        index = np.array([segment.length + choice])
+        shard, ordinal = self.draws.take(segment.bucket, segment.start, segment.fresh, index)
+        return int(shard[0]), int(ordinal[0])
 
 
 def make_plan(
@@ -139,17 +135,21 @@ def make_plan(
     epoch: int,
     global_batch: int,
     policy: Policy,
+    shard_repeats: np.ndarray | None = None,
 ) -> Plan:
     """The plan of one epoch, in time and memory proportional to the number of shards and batches.
 
-    shard_label: int [S], index into `label_paths`; shard_size: int [S], samples. Raises `UserError` when
-    there are fewer samples than `global_batch` or the policy leaves no batch.
+    shard_label: int [S], index into `label_paths`; shard_size: int [S], samples; shard_repeats: int [S], how often
+    each of them is taken, by default once. Raises `UserError` when there are fewer samples than `global_batch` or the
+    policy leaves no batch.
     """
     shard_label, shard_size = np.asarray(shard_label), np.asarray(shard_size)
-    num_samples = int(shard_size.sum(dtype=np.int64))
-    if num_samples < global_batch:
+    times = np.ones(len(shard_size), np.int64) if shard_repeats is None else np.asarray(shard_repeats, np.int64)
+    shard_copies = shard_size * times
+    distinct = int(shard_size.sum(dtype=np.int64))
+    if distinct < global_batch:
         raise UserError(
-            f"{num_samples} samples are fewer than one global batch of {global_batch} "
+            f"{distinct} samples are fewer than one global batch of {global_batch} "
             "(--batch-size x --accum-freq x processes): lower one of these, or bring more data"
         )
     label_sizes = np.bincount(shard_label, shard_size, len(label_paths)).astype(np.int64)
@@ -157,20 +157,25 @@ def make_plan(
     shard_bucket = backed_off.effective[shard_label]
     num_buckets = len(backed_off.names)
     size = np.bincount(shard_bucket, shard_size, num_buckets).astype(np.int64)
+    copies = np.bincount(shard_bucket, shard_copies, num_buckets).astype(np.int64)
+    repeats = np.ones(num_buckets, np.int64)
+    np.maximum.at(repeats, shard_bucket[shard_size > 0], times[shard_size > 0])
     lanes, window = policy.lanes_and_window(global_batch, int(np.count_nonzero(size)))
-    full, leftover = _split(size, global_batch, policy)
+    full, leftover = split(copies, repeats, global_batch, policy)
 
     random = np.random.Philox(np.random.SeedSequence((seed, stage, epoch)))
     shard_words, (rotation, key, packing) = (
         random.random_raw(len(shard_size)),
         random.random_raw((3, num_buckets)),
     )
-    phases = (random.random_raw(num_buckets + 1) >> np.uint64(11)) * 2.0**-53
+    phases = _unit(random.random_raw(num_buckets + 1))
 
     packed: tuple[tuple[Segment, ...], ...] = ()
     dropped = int(leftover.sum()) if policy.leftovers == "drop" else 0
     if policy.leftovers == "pack":
-        packed = _pack(size, full * global_batch, leftover, np.argsort(packing), global_batch, policy)
+        if (repeats > 1).any():  # how many batches are short depends on the order, and every epoch is as long
+            packing = np.random.Philox(np.random.SeedSequence((seed, stage))).random_raw(num_buckets)
+        packed = pack_leftovers(size, repeats, full, leftover, _unit(packing), global_batch, policy)
     counts = np.append(full, len(packed))
     if not counts.any():
         raise UserError(
@@ -182,7 +187,8 @@ def make_plan(
     return Plan(
         global_batch=global_batch,
         back_off=backed_off,
-        num_samples=num_samples,
+        num_samples=int(copies.sum()),
+        num_repeats=int(copies.sum()) - distinct,
         num_padding=sum(segment.padding for batch in packed for segment in batch),
         num_dropped=dropped,
         packed=packed,
@@ -190,56 +196,30 @@ def make_plan(
         batch_index=batch_index,
         draws=Draws(
             size=size,
+            copies=copies,
+            repeats=repeats,
             full=full,
-            lanes=_lanes(size, global_batch, lanes, window),
+            lanes=_lanes(copies, global_batch, lanes, window),
             rotation=(rotation % np.maximum(size, 1).astype(np.uint64)).astype(np.int64),
             key=key,
             first=np.append(0, np.cumsum(size)),
+            line=np.append(0, np.cumsum(copies)),
             order=order,
             ends=np.cumsum(shard_size[order], dtype=np.int64),
+            times=times[order],
+            places=np.cumsum(shard_copies[order], dtype=np.int64),
             window=window,
             global_batch=global_batch,
         ),
     )
 
 
-def _split(size, global_batch, policy):
-    """(full batches, leftover samples) of every bucket; a sliver of a tail takes a full batch along."""
-    full, leftover = np.divmod(size, global_batch)
-    if policy.leftovers == "pack":
-        sliver = (full > 0) & (leftover > 0) & (leftover < _sliver(policy, global_batch))
-        full, leftover = full - sliver, leftover + sliver * global_batch
-    return full, leftover
-
-
-def _sliver(policy, global_batch):
-    """Pieces of a packed batch should not be smaller than this; above half a batch it could not be kept."""
-    return min(policy.min_segment, max(global_batch // 2, 1))
+def _unit(words):
+    """uint64 words as numbers in [0, 1)."""
+    return (words >> np.uint64(11)) * 2.0**-53
 
 
 def _lanes(size, global_batch, most, window):
     """The largest divisor of G that is neither above `most` nor makes a lane shorter than a window."""
     divisors = np.array([d for d in range(1, min(most, global_batch) + 1) if global_batch % d == 0])
     return divisors[np.searchsorted(divisors, np.maximum(size // window, 1), side="right") - 1]
-
-
-def _pack(size, body, leftover, order, global_batch, policy):
-    """Packed batches, buckets in the given order; the last is filled with repeats of samples it lacks."""
-    batches = [
-        [Segment(int(order[item]), int(body[order[item]]) + start, count) for item, start, count in batch]
-        for batch in pack(leftover[order].tolist(), global_batch, _sliver(policy, global_batch))
-    ]
-    if not batches:
-        return ()
-    last = batches[-1]
-    held = {segment.bucket for segment in last}
-    last += [Segment(int(bucket), 0, 0) for bucket in order if size[bucket] and bucket not in held]
-    missing = global_batch - sum(segment.length for segment in last)
-    filled = []
-    for segment in last:
-        repeats = min(missing, int(size[segment.bucket]) - segment.length)
-        missing -= repeats
-        if segment.length + repeats:
-            filled.append(Segment(segment.bucket, segment.start, segment.length + repeats, repeats))
-    batches[-1] = filled
-    return tuple(tuple(batch) for batch in batches)

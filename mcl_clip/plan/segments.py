@@ -1,9 +1,24 @@
-"""The layout of a global batch: contiguous segments, inside which the negatives live."""
+"""Segments of a global batch, inside which the negatives live, and their layout."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
+
+
+@dataclass(frozen=True)
+class Segment:
+    """`length` different samples of a bucket: draws from `start` on, then `padding` samples absent from these."""
+
+    bucket: int
+    start: int
+    length: int
+    padding: int = 0
+
+    @property
+    def fresh(self) -> int:
+        """How many draws."""
+        return self.length - self.padding
 
 
 @dataclass(frozen=True)

@@ -19,47 +19,48 @@ def cut_units(shard_rows: Sequence[int] | np.ndarray, limit: int) -> list[tuple[
 
 @dataclass(frozen=True)
 class Assignment:
-    """Bucket shards, label by label: those of a label hold its samples in source order, `shard_size` each.
+    """Bucket shards, group by group (a label, or those of its samples that are repeated as often).
 
-    counts: int32 [units, labels], labelled samples. label, size: int32 [shards]. first: int64 [shards], index
-    of a shard's first sample among those of its label. order: int64 [shards], shards by the unit where they
-    start; written in this order, neighbours read the same source tars.
+    Those of a group hold its samples in source order, `shard_size` each. counts: int32 [units, groups], labelled
+    samples. group, size: int32 [shards]. first: int64 [shards], index of a shard's first sample among those of its
+    group. order: int64 [shards], shards by the unit where they start; written in this order, neighbours read the same
+    source tars.
     """
 
     counts: np.ndarray
-    label: np.ndarray
+    group: np.ndarray
     size: np.ndarray
     first: np.ndarray
     order: np.ndarray
 
     def pieces(self, shard: int) -> list[tuple[int, int, int]]:
-        """(unit, start, stop): the rows of the units, each sorted by label, that make up a shard."""
-        label, first = int(self.label[shard]), int(self.first[shard])
+        """(unit, start, stop): the rows of the units, each sorted by group, that make up a shard."""
+        group, first = int(self.group[shard]), int(self.first[shard])
         last = first + int(self.size[shard])
-        ends = np.cumsum(self.counts[:, label], dtype=np.int64)
+        ends = np.cumsum(self.counts[:, group], dtype=np.int64)
         pieces = []
         unit = int(np.searchsorted(ends, first, side="right"))
         while first < last:
-            start = int(ends[unit]) - int(self.counts[unit, label])
+            start = int(ends[unit]) - int(self.counts[unit, group])
             stop = min(last, int(ends[unit]))
             if first < stop:
-                offset = int(self.counts[unit, :label].sum(dtype=np.int64)) - start
+                offset = int(self.counts[unit, :group].sum(dtype=np.int64)) - start
                 pieces.append((unit, first + offset, stop + offset))
             first, unit = stop, unit + 1
         return pieces
 
 
 def assign(counts: np.ndarray, shard_size: int) -> Assignment:
-    """Cut every label's samples, unit after unit, into shards of `shard_size`; only its last may be short."""
+    """Cut every group's samples, unit after unit, into shards of `shard_size`; only its last may be short."""
     totals = counts.sum(axis=0, dtype=np.int64)
     shards = -(-totals // shard_size)
-    label = np.repeat(np.arange(len(totals), dtype=np.int32), shards)
-    within = np.arange(len(label)) - (np.cumsum(shards) - shards)[label]
+    group = np.repeat(np.arange(len(totals), dtype=np.int32), shards)
+    within = np.arange(len(group)) - (np.cumsum(shards) - shards)[group]
     first = within * shard_size
-    size = np.minimum(totals[label] - first, shard_size).astype(np.int32)
-    start_unit = np.empty(len(label), np.int64)
+    size = np.minimum(totals[group] - first, shard_size).astype(np.int32)
+    start_unit = np.empty(len(group), np.int64)
     for index in np.flatnonzero(totals):
         ends = np.cumsum(counts[:, index], dtype=np.int64)
-        start_unit[label == index] = np.searchsorted(ends, first[label == index], side="right")
+        start_unit[group == index] = np.searchsorted(ends, first[group == index], side="right")
     order = np.lexsort((first, start_unit))
-    return Assignment(counts, label, size, first, order)
+    return Assignment(counts, group, size, first, order)

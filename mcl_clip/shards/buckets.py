@@ -15,16 +15,16 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from mcl_clip.artifacts import read_json, write_json
+from mcl_clip.artifacts import make_directory, read_json, write_json
 from mcl_clip.errors import UserError
 from mcl_clip.left_out import Record
 from mcl_clip.shards.assign import Assignment, assign, cut_units
 from mcl_clip.shards.copying import WriteShard, tar_name
 from mcl_clip.shards.labels import ShardLabels
-from mcl_clip.shards.manifest import Manifest, make_directory, tell_left_out, write_manifest
+from mcl_clip.shards.manifest import Manifest, tell_left_out, write_manifest
 from mcl_clip.shards.pool import part_of, run
 from mcl_clip.shards.sources import absolute
-from mcl_clip.shards.units import WriteUnit, count_units
+from mcl_clip.shards.units import Group, WriteUnit, count_units
 from mcl_clip.world import World, appears
 
 UNIT_SAMPLES = 65536
@@ -42,7 +42,7 @@ def write_buckets(
     world: World | None = None,
     progress: bool = False,
 ) -> Manifest:
-    """Group the samples of `source` by label into `output_dir`, `shard_size` samples a shard.
+    """Group the samples of `source` by label into `output_dir`, `shard_size` samples a shard, all as often repeated.
 
     `source` may be an index of tars, or buckets of an earlier stage. With `index_only` no tars are written:
     the shards are rows that point into the source's tars. Samples without a label are left out and counted.
@@ -76,13 +76,13 @@ def write_buckets(
         units = cut_units(source.shard_size, unit_samples)
         each(WriteUnit(source, labels, units, work), range(len(units)), "labels", "unit")
         world.barrier()
-        label_paths, counts, left_out = count_units(work, len(units))
-        if not label_paths:
+        groups, counts, left_out = count_units(work, len(units))
+        if not groups:
             raise UserError(f"no sample of {source.directory} has a label; look at failed.jsonl of the clusters")
         assignment = assign(counts, shard_size)
         task = WriteShard(source, assignment, work, directory, index_only)
         written = world.gather(each(task, assignment.order.tolist(), "buckets", "shard"))
-        world.share(lambda: _commit(directory, work, source, job, label_paths, assignment, left_out, written))
+        world.share(lambda: _commit(directory, work, source, job, groups, assignment, left_out, written))
     manifest = Manifest.load(appears(directory / "manifest.json").parent)
     if world.is_first:
         tell_left_out(manifest)
@@ -124,7 +124,7 @@ def _commit(
     work: Path,
     source: Manifest,
     job: dict[str, Any],
-    label_paths: list[str],
+    groups: list[Group],
     assignment: Assignment,
     left_out: Record,
     written: list[list[tuple[int, dict[str, Any]]]],
@@ -132,6 +132,9 @@ def _commit(
     by_shard = {shard: fact for part in written for shard, fact in part}
     facts = [by_shard[shard] for shard in range(len(by_shard))]
     shards = range(len(facts))
+    label_paths = list(dict.fromkeys(label for label, _ in groups))
+    index_of = {label: index for index, label in enumerate(label_paths)}
+    labels = np.array([index_of[label] for label, _ in groups])
     if job["kind"] == "buckets":
         tars = {
             "path": [tar_name(shard) for shard in shards],
@@ -147,7 +150,8 @@ def _commit(
         job["kind"],
         shards={
             "name": [f"{shard:08d}" for shard in shards],
-            "label": assignment.label,
+            "label": labels[assignment.group],
+            "repeats": np.array([repeats for _, repeats in groups])[assignment.group],
             "samples": [fact["samples"] for fact in facts],
             "failed": np.zeros(len(facts), np.int32),
             "bytes": [fact["bytes"] for fact in facts],

@@ -11,10 +11,11 @@ from typing import Any
 import pyarrow as pa
 from tqdm import tqdm
 
-from mcl_clip.artifacts import atomic_path
+from mcl_clip.artifacts import atomic_path, make_directory
 from mcl_clip.errors import UserError
 from mcl_clip.left_out import Record, add, note
-from mcl_clip.shards.manifest import Manifest, make_directory, tell_left_out, write_manifest
+from mcl_clip.shards.fresh import check_fresh, state_of
+from mcl_clip.shards.manifest import Manifest, tell_left_out, write_manifest
 from mcl_clip.shards.offsets import (
     SCHEMA,
     column,
@@ -25,13 +26,12 @@ from mcl_clip.shards.offsets import (
     write_rows,
 )
 from mcl_clip.shards.pool import part_of, run
-from mcl_clip.shards.remote import is_remote, remote_size
+from mcl_clip.shards.remote import is_remote
 from mcl_clip.shards.scan import scan_tar
 from mcl_clip.shards.sources import absolute, name_sources
 from mcl_clip.world import World, appears
 
 SHOWN = 3  # broken tars that an error names
-TOLERANCE = 2  # seconds: what file systems and copies round a modification time to (FAT, the coarsest, to 2)
 
 
 def index_sources(
@@ -40,6 +40,7 @@ def index_sources(
     *,
     workers: int = 1,
     caption_key: str | None = None,
+    repeats: Sequence[int] | None = None,
     skip_broken: bool = False,
     world: World | None = None,
     progress: bool = False,
@@ -47,7 +48,8 @@ def index_sources(
     """Index tars (see `sources.expand_sources`) into `output_dir`; the tars are only read.
 
     A finished index of the same tars is reused, also after they were moved; a run that was killed goes on with what
-    is missing. Captions come from `.txt`, or from `caption_key` of `.json`. The ranks of a `world` all call this.
+    is missing. Captions come from `.txt`, or from `caption_key` of `.json`. An epoch takes each sample of a tar as
+    often as `repeats` says of it, by default once. The ranks of a `world` all call this.
     What cannot be trained on is counted in `Manifest.left_out` and logged. Broken tars (truncated,
     compressed, keys that occur twice, members that leave the directory, unreadable) are all listed in `broken.jsonl`;
     with `skip_broken` they become shards without samples, else the first of them are named by a `UserError`. An index
@@ -57,12 +59,13 @@ def index_sources(
     directory = Path(output_dir)
     paths = [absolute(path) for path in sources]
     stored = [_stored_path(path, directory) for path in paths]
+    times = [1] * len(paths) if repeats is None else list(repeats)
 
     def is_finished() -> bool:
         if not (directory / "manifest.json").exists():
             make_directory(directory)
             return False
-        _check_fresh(Manifest.load(directory), paths, stored, caption_key)
+        check_fresh(Manifest.load(directory), paths, stored, caption_key, times)
         return True
 
     if not world.share(is_finished):
@@ -71,7 +74,7 @@ def index_sources(
         found = dict(tqdm(done, "index", len(mine), unit="shard", disable=not progress or not world.is_first))
         parts = world.gather([found[shard] for shard in mine])
         facts = [fact for part in parts for fact in part]
-        world.share(lambda: _commit(directory, paths, stored, caption_key, skip_broken, facts))
+        world.share(lambda: _commit(directory, paths, stored, caption_key, times, skip_broken, facts))
     manifest = Manifest.load(appears(directory / "manifest.json").parent)
     if world.is_first:
         tell_left_out(manifest)
@@ -90,7 +93,7 @@ class _IndexTar:
         target, path = offsets_path(self.directory, shard), self.paths[shard]
         state: dict[str, Any] = {"tar_bytes": 0, "mtime_ns": 0}
         try:
-            size, mtime_ns = _state(path)
+            size, mtime_ns = state_of(path)
             request = zlib.crc32(repr((path, self.caption_key)).encode())
             state = {"tar_bytes": size, "mtime_ns": mtime_ns, "request_crc32": request}
             known = _known(target, state)
@@ -122,14 +125,6 @@ def _known(target: Path, state: dict[str, Any]) -> dict[str, Any] | None:
     return _facts(table, facts) if state.items() <= facts.items() else None
 
 
-def _state(path: str) -> tuple[int, int]:
-    """(bytes, modification time) of a tar; remote ones are taken never to be modified."""
-    if is_remote(path):
-        return remote_size(path), 0
-    status = os.stat(path)
-    return status.st_size, status.st_mtime_ns
-
-
 def _facts(table: pa.Table, facts: dict[str, Any]) -> dict[str, Any]:
     failed = int(failed_rows(table).sum())
     return {
@@ -146,6 +141,7 @@ def _commit(
     paths: list[str],
     stored: list[str],
     caption_key: str | None,
+    repeats: list[int],
     skip_broken: bool,
     facts: list[dict[str, Any]],
 ) -> None:
@@ -165,7 +161,7 @@ def _commit(
     write_manifest(
         directory,
         "source",
-        shards={"name": names, "label": [0] * len(paths), **columns},
+        shards={"name": names, "label": [0] * len(paths), "repeats": repeats, **columns},
         tars={
             "path": stored,
             "bytes": [fact["tar_bytes"] for fact in facts],
@@ -203,47 +199,3 @@ def _stored_path(path: str, directory: Path) -> str:
     if is_remote(path):
         return path
     return os.path.relpath(path, root) if os.path.commonpath([path, root]) == root else path
-
-
-def _check_fresh(manifest: Manifest, paths: list[str], stored: list[str], caption_key: str | None) -> None:
-    """Refuse an index that is not that of these tars; where they only lie elsewhere now, it is told so."""
-    again = f"delete {manifest.directory / 'manifest.json'} and run again"
-    if manifest.kind != "source":
-        raise UserError(f"{manifest.directory} holds {manifest.kind}, not an index; choose another directory")
-    if manifest.caption_key != caption_key:
-        raise UserError(
-            f"{manifest.directory} takes captions from {manifest.caption_key or '.txt'}, not "
-            f"{caption_key or '.txt'} (--mcl-caption-key); {again}"
-        )
-    known = manifest.tar_table["path"].to_pylist()
-    if known != stored and not _are_moved(manifest, paths):
-        other = next(
-            (path for path, old in zip(stored, known, strict=False) if path != old),
-            f"{len(stored)} tars, not {len(known)}",
-        )
-        raise UserError(
-            f"{manifest.directory} is the index of other tars ({other}); {again}, or choose another directory"
-        )
-    times = manifest.tar_table["mtime_ns"].to_pylist()
-    for path, size, then in zip(paths, manifest.tars.sizes, times, strict=True):
-        if is_remote(path):
-            continue  # a network round trip each; their size is checked when they are fetched
-        status = os.stat(path) if os.path.exists(path) else None
-        if status is None or status.st_size != size:
-            now = status and status.st_size
-            raise UserError(f"{path} changed since it was indexed ({size} bytes then, {now} now); {again}")
-        seconds = abs(status.st_mtime_ns - (status.st_mtime_ns if then is None else then)) / 1e9
-        if seconds > TOLERANCE:
-            raise UserError(
-                f"{path} was modified since it was indexed: the size is the same, but the time differs by "
-                f"{seconds:.1f} s ({TOLERANCE} s are tolerated); {again}: the tars are read once more, "
-                "and what was made of them stays good when they are the same"
-            )
-    if known != stored:
-        manifest.relocate(stored)
-
-
-def _are_moved(manifest: Manifest, paths: list[str]) -> bool:
-    """Whether tars at other paths are those of the index: their names, sizes and exact times are."""
-    then = zip(map(int, manifest.tars.sizes), manifest.tar_table["mtime_ns"].to_pylist(), strict=True)
-    return name_sources(paths) == manifest.shard_names and [_state(path) for path in paths] == list(then)

@@ -9,7 +9,6 @@ sources.parquet       name of every source shard; not for a source
 offsets/00000012.arrow    see `offsets`
 """
 
-import errno
 import logging
 import os
 import re
@@ -42,6 +41,8 @@ SHARDS_SCHEMA = pa.schema(
         ("rows_sha256", pa.string()),
     ]
 )
+# Where any sample is taken more than once an epoch (see `plan.repeats`).
+REPEATED_SCHEMA = SHARDS_SCHEMA.append(pa.field("repeats", pa.int32()))
 TARS_SCHEMA = pa.schema(
     [
         ("path", pa.string()),  # relative to the directory when inside it; or a URL
@@ -108,6 +109,13 @@ class Manifest:
         return self.shards["label"].to_numpy()
 
     @cached_property
+    def shard_repeats(self) -> np.ndarray:
+        """int32 [shards]: how often an epoch takes each sample of a shard."""
+        if not self.info.get("repeated"):
+            return np.ones(self.num_shards, np.int32)
+        return self.shards["repeats"].to_numpy()
+
+    @cached_property
     def source_names(self) -> list[str]:
         """Names of the source shards by source ordinal."""
         if self.kind == "source":
@@ -138,8 +146,8 @@ class Manifest:
 
     @cached_property
     def shards(self) -> pa.Table:
-        """One row a shard, `SHARDS_SCHEMA`."""
-        return self._table("shards", SHARDS_SCHEMA)
+        """One row a shard, `SHARDS_SCHEMA` or `REPEATED_SCHEMA`."""
+        return self._table("shards", REPEATED_SCHEMA if self.info.get("repeated") else SHARDS_SCHEMA)
 
     @cached_property
     def tar_table(self) -> pa.Table:
@@ -179,16 +187,6 @@ def tell_left_out(manifest: Manifest) -> None:
         log.info("%s: %s samples; nothing is left out", manifest.directory, kept)
 
 
-def make_directory(directory: Path) -> None:
-    """Make sure that `directory` is one and can be written; `UserError` where that cannot be."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        if not os.access(directory, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    except OSError as error:
-        raise UserError(f"{directory} cannot be written to ({error.strerror}); choose another directory") from None
-
-
 def write_manifest(
     directory: str | os.PathLike,
     kind: str,
@@ -203,14 +201,20 @@ def write_manifest(
 ) -> Manifest:
     """Commit a directory whose offsets (and tars) are complete: tables first, manifest.json last.
 
-    shards, tars: columns of `SHARDS_SCHEMA` and `TARS_SCHEMA`. source_names: of every kind but "source".
+    shards, tars: columns of `REPEATED_SCHEMA` (without `repeats`: once) and `TARS_SCHEMA`. source_names: of
+    every kind but "source".
     """
     directory = Path(directory)
     for leftover in (*directory.glob(".*.tmp"), *directory.glob("offsets/.*.tmp")):
         if _TEMPORARY.fullmatch(leftover.name):
             leftover.unlink()
     tars = {"mtime_ns": pa.nulls(len(tars["path"]), pa.int64()), **tars}
-    tables = {"shards": pa.table(shards, SHARDS_SCHEMA), "tars": pa.table(tars, TARS_SCHEMA)}
+    repeated = max(shards.get("repeats", ()), default=1) > 1
+    schema = REPEATED_SCHEMA if repeated else SHARDS_SCHEMA
+    tables = {
+        "shards": pa.table({name: shards[name] for name in schema.names}, schema),
+        "tars": pa.table(tars, TARS_SCHEMA),
+    }
     if source_names is not None:
         tables["sources"] = pa.table({"name": source_names}, SOURCES_SCHEMA)
     for name, table in tables.items():
@@ -225,6 +229,7 @@ def write_manifest(
         "num_failed": _total(tables["shards"], "failed"),
         "num_bytes": _total(tables["shards"], "bytes"),
         "caption_key": caption_key,
+        **({"repeated": True} if repeated else {}),
         "label_paths": list(label_paths),
         **{f"{name}_sha256": _table_hash(table) for name, table in tables.items()},
         "made_from": made_from or {},

@@ -12,6 +12,8 @@ from mcl_clip.errors import UserError
 from mcl_clip.shards.kinds import mend
 from mcl_clip.shards.remote import expand_url, is_remote
 
+MOST_REPEATS = 1000
+
 
 def expand_sources(spec: str | Sequence[str | os.PathLike], flag: str = "--train-data") -> list[str]:
     """Tars that a spec names, in the order written; every one exists.
@@ -21,18 +23,34 @@ def expand_sources(spec: str | Sequence[str | os.PathLike], flag: str = "--train
     Raises `UserError` for a part that matches nothing, a tar named twice, and anything else, naming `flag`. That a
     URL's tar is there shows when it is indexed.
     """
-    parts = spec.split("::") if isinstance(spec, str) else [str(part) for part in spec]
-    found: list[str] = []
-    for part in parts:
-        found.extend(_expand(part, flag))
-    if not found:
+    return [tar for part in expand_parts(spec, flag) for tar in part]
+
+
+def expand_parts(spec: str | Sequence[str | os.PathLike], flag: str = "--train-data") -> list[list[str]]:
+    """The tars of each part of a spec of `expand_sources`."""
+    found = [_expand(part, flag) for part in (spec.split("::") if isinstance(spec, str) else map(str, spec))]
+    if not any(found):
         raise UserError(f"{flag} names no tar; give a path, a brace pattern or a directory of tars")
     seen = set()
-    for path in (tar if is_remote(tar) else os.path.realpath(tar) for tar in found):
+    for path in (tar if is_remote(tar) else os.path.realpath(tar) for part in found for tar in part):
         if path in seen:
-            raise UserError(f"{flag} names {path} twice; upsampling is not supported, name it once")
+            raise UserError(
+                f"{flag} names {path} twice; name it once, and how often it is taken with "
+                "--train-data-upsampling-factors"
+            )
         seen.add(path)
     return found
+
+
+def repeat_counts(factors: str) -> list[int]:
+    """The counts of `2::1`, one a source, as open_clip writes its factors; `UserError` unless whole and positive."""
+    parts = factors.split("::")
+    if not all(part.isascii() and part.isdecimal() and 0 < int(part) <= MOST_REPEATS for part in parts):
+        raise UserError(
+            f"--train-data-upsampling-factors {factors}: give a whole number from 1 to {MOST_REPEATS} for each source, "
+            "such as 2::1; an epoch takes every sample exactly so often, which fractions do not say"
+        )
+    return [int(part) for part in parts]
 
 
 def manifest_directory(spec: str | Sequence[str]) -> Path | None:

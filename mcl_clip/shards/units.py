@@ -1,4 +1,4 @@
-"""Bucketing, first half: the labelled rows of each unit (a run of source shards), sorted by label."""
+"""Bucketing, first half: the labelled rows of each unit (a run of source shards), sorted by group."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +14,13 @@ from mcl_clip.shards.offsets import ORIGIN_SCHEMA, column, map_rows, write_rows
 from mcl_clip.shards.reader import ShardRows
 from mcl_clip.world import appears
 
+Group = tuple[str, int]
+"""(label path, how often an epoch takes each of its samples); samples of one group share shards."""
+
 
 def unit_path(work: Path, unit: int) -> Path:
     """File of the unit with this ordinal."""
-    return work / "units" / f"{unit:08d}.arrow"
+    return work / "groups" / f"{unit:08d}.arrow"
 
 
 @dataclass(frozen=True)
@@ -34,41 +37,45 @@ class WriteUnit:
         if path.exists():
             return
         tables, lost = [ORIGIN_SCHEMA.empty_table()], list[str]()
-        labels: list[str] = []
+        groups: list[Group] = []
         for shard in range(*self.units[unit]):
             rows = self.source.open_shard(shard)
             label = _labels(rows, shard, self.source, self.labels)
             kept = {row: path for row, path in enumerate(label[: rows.num_samples]) if path is not None}
             tables.append(_with_origin(rows, shard).take(pa.array(kept, pa.int64())))
-            labels += kept.values()
+            groups += [(path, int(self.source.shard_repeats[shard])) for path in kept.values()]
             lost += ["/".join(rows.source_of(row)) for row in range(len(rows.table)) if row not in kept]
-        names = sorted(set(labels), key=label_order)
-        index_of = {name: index for index, name in enumerate(names)}
-        code = np.array([index_of[label] for label in labels], np.int64)
+        present = sorted(set(groups), key=_order)
+        index_of = {group: index for index, group in enumerate(present)}
+        code = np.array([index_of[group] for group in groups], np.int64)
         table = pa.concat_tables(tables).take(np.argsort(code, kind="stable"))
-        counts = np.bincount(code, minlength=len(names)).tolist()
-        write_rows(path, table, {"labels": names, "counts": counts, "left_out": len(lost), "first": lost[:FIRST]})
+        counts = np.bincount(code, minlength=len(present)).tolist()
+        write_rows(path, table, {"groups": present, "counts": counts, "left_out": len(lost), "first": lost[:FIRST]})
 
 
-def count_units(work: Path, units: int) -> tuple[list[str], np.ndarray, Record]:
-    """(label paths in order, counts int32 [units, labels], what is left out) over all unit files."""
+def count_units(work: Path, units: int) -> tuple[list[Group], np.ndarray, Record]:
+    """(groups in order, counts int32 [units, groups], what is left out) over all unit files."""
     facts = [map_rows(appears(unit_path(work, unit)))[1] for unit in range(units)]
-    names = sorted({name for fact in facts for name in fact["labels"]}, key=label_order)
-    index_of = {name: index for index, name in enumerate(names)}
-    counts = np.zeros((units, len(names)), np.int32)
+    groups = sorted({(path, repeats) for fact in facts for path, repeats in fact["groups"]}, key=_order)
+    index_of = {group: index for index, group in enumerate(groups)}
+    counts = np.zeros((units, len(groups)), np.int32)
     for unit, fact in enumerate(facts):
-        counts[unit, [index_of[name] for name in fact["labels"]]] = fact["counts"]
+        counts[unit, [index_of[path, repeats] for path, repeats in fact["groups"]]] = fact["counts"]
     left_out: Record = {}
     for fact in facts:
         if fact["left_out"]:
             note(left_out, "without a label", fact.get("first", ()), fact["left_out"])
-    return names, counts, left_out
+    return groups, counts, left_out
 
 
 def label_order(path: str) -> list[tuple[bool, int, str]]:
     """Sort key of label paths: numbers by value, component by component, `3/7` before `3/10`."""
     parts = path.split("/")
     return [(not part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
+
+
+def _order(group: Group) -> tuple[list[tuple[bool, int, str]], int]:
+    return label_order(group[0]), group[1]
 
 
 def _labels(rows: ShardRows, shard: int, source: Manifest, labels: ShardLabels) -> Sequence[str | None]:

@@ -25,7 +25,8 @@ def begin(recipe: Recipe, directory: RunDirectory, ranks: Ranks, preemption: Pre
         workers=data.workers,
     )
     with preemption.excusing_workers():
-        source = index(packed(data.train_data, directory.source, ranks, data), directory.source)
+        tars = packed(data.train_data, directory.source, ranks, data)
+        source = index(tars, directory.source, factors=data.train_data_upsampling_factors)
         if recipe.reporting.val_data:
             tars = packed(recipe.reporting.val_data, directory.validation, ranks, data, "--val-data")
             held_out = index(tars, directory.validation, flag="--val-data")

@@ -10,7 +10,7 @@ from mcl_clip.packing.synthetic import SyntheticRows
 from mcl_clip.shards.index import index_sources
 from mcl_clip.shards.kinds import kind_of
 from mcl_clip.shards.manifest import Manifest, tell_left_out
-from mcl_clip.shards.sources import expand_sources, manifest_directory
+from mcl_clip.shards.sources import expand_parts, manifest_directory, repeat_counts
 from training.ranks import Ranks
 from training.recipe import DataRecipe
 from training.reporting import log
@@ -26,6 +26,7 @@ def open_or_index(
     ranks: Ranks,
     *,
     caption_key: str | None = None,
+    factors: str | None = None,
     skip_broken: bool = False,
     workers: int = 1,
     flag: str = "--train-data",
@@ -37,13 +38,25 @@ def open_or_index(
     ready = ranks.share(lambda: str(manifest_directory(spec) or ""))
     if not ready:
         return index(
-            spec, directory, ranks, caption_key=caption_key, skip_broken=skip_broken, workers=workers, flag=flag
+            spec,
+            directory,
+            ranks,
+            caption_key=caption_key,
+            factors=factors,
+            skip_broken=skip_broken,
+            workers=workers,
+            flag=flag,
         )
     manifest = Manifest.load(ready)
     if caption_key and caption_key != manifest.caption_key:
         raise UserError(
             f"--mcl-caption-key {caption_key} is for tars, but {flag} {ready} is indexed already, with captions from "
             f"{manifest.caption_key or '.txt'}; leave it out, or index the tars anew with it"
+        )
+    if factors:
+        raise UserError(
+            f"--train-data-upsampling-factors {factors} is for tars, but {flag} {ready} is indexed already, with "
+            "counts of its own; leave it out, or index the tars anew with it"
         )
     if ranks.is_first:
         tell_left_out(manifest)
@@ -56,14 +69,23 @@ def index(
     ranks: Ranks,
     *,
     caption_key: str | None = None,
+    factors: str | None = None,
     skip_broken: bool = False,
     workers: int = 1,
     flag: str = "--train-data",
 ) -> Manifest:
-    """Index the tars that `spec` names into `directory`, or find that done."""
+    """Index the tars that `spec` names into `directory`, or find that done; `factors` of its parts, as `2::1`."""
+    parts = ranks.share(lambda: expand_parts(spec, flag))
+    counts = repeat_counts(factors) if factors else [1] * len(parts)
+    if len(counts) != len(parts):
+        raise UserError(
+            f"--train-data-upsampling-factors {factors} has {len(counts)} numbers, {flag} {len(parts)} sources "
+            "(joined by '::'); give one for each"
+        )
     return index_sources(
-        ranks.share(lambda: expand_sources(spec, flag)),
+        [tar for part in parts for tar in part],
         directory,
+        repeats=[count for count, part in zip(counts, parts, strict=True) for _ in part],
         workers=max(workers, 1),
         caption_key=caption_key,
         skip_broken=skip_broken,

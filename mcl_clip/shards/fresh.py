@@ -1,0 +1,69 @@
+"""Whether a finished index is that of these tars, as they are now."""
+
+import os
+
+from mcl_clip.errors import UserError
+from mcl_clip.shards.manifest import Manifest
+from mcl_clip.shards.remote import is_remote, remote_size
+from mcl_clip.shards.sources import name_sources
+
+TOLERANCE = 2  # seconds: what file systems and copies round a modification time to (FAT, the coarsest, to 2)
+
+
+def state_of(path: str) -> tuple[int, int]:
+    """(bytes, modification time) of a tar; remote ones are taken never to be modified."""
+    if is_remote(path):
+        return remote_size(path), 0
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns
+
+
+def check_fresh(
+    manifest: Manifest, paths: list[str], stored: list[str], caption_key: str | None, repeats: list[int]
+) -> None:
+    """Refuse an index that is not that of these tars; where they only lie elsewhere now, it is told so."""
+    again = f"delete {manifest.directory / 'manifest.json'} and run again"
+    if manifest.kind != "source":
+        raise UserError(f"{manifest.directory} holds {manifest.kind}, not an index; choose another directory")
+    if manifest.caption_key != caption_key:
+        raise UserError(
+            f"{manifest.directory} takes captions from {manifest.caption_key or '.txt'}, not "
+            f"{caption_key or '.txt'} (--mcl-caption-key); {again}"
+        )
+    known = manifest.tar_table["path"].to_pylist()
+    if known != stored and not _are_moved(manifest, paths):
+        other = next(
+            (path for path, old in zip(stored, known, strict=False) if path != old),
+            f"{len(stored)} tars, not {len(known)}",
+        )
+        raise UserError(
+            f"{manifest.directory} is the index of other tars ({other}); {again}, or choose another directory"
+        )
+    if manifest.shard_repeats.tolist() != repeats:
+        raise UserError(
+            f"{manifest.directory} repeats its sources otherwise (--train-data-upsampling-factors); {again}: the tars "
+            "are not read once more"
+        )
+    times = manifest.tar_table["mtime_ns"].to_pylist()
+    for path, size, then in zip(paths, manifest.tars.sizes, times, strict=True):
+        if is_remote(path):
+            continue  # a network round trip each; their size is checked when they are fetched
+        status = os.stat(path) if os.path.exists(path) else None
+        if status is None or status.st_size != size:
+            now = status and status.st_size
+            raise UserError(f"{path} changed since it was indexed ({size} bytes then, {now} now); {again}")
+        seconds = abs(status.st_mtime_ns - (status.st_mtime_ns if then is None else then)) / 1e9
+        if seconds > TOLERANCE:
+            raise UserError(
+                f"{path} was modified since it was indexed: the size is the same, but the time differs by "
+                f"{seconds:.1f} s ({TOLERANCE} s are tolerated); {again}: the tars are read once more, "
+                "and what was made of them stays good when they are the same"
+            )
+    if known != stored:
+        manifest.relocate(stored)
+
+
+def _are_moved(manifest: Manifest, paths: list[str]) -> bool:
+    """Whether tars at other paths are those of the index: their names, sizes and exact times are."""
+    then = zip(map(int, manifest.tars.sizes), manifest.tar_table["mtime_ns"].to_pylist(), strict=True)
+    return name_sources(paths) == manifest.shard_names and [state_of(path) for path in paths] == list(then)
