@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from mcl_clip.shards.captions import draw_caption, first_caption, read_captions
+from mcl_clip.shards.scan import scan_tar
+from tests.tars import image_bytes, write_tar
 
 
 @pytest.mark.parametrize(
@@ -89,3 +91,12 @@ def test_without_weights_the_first_key_that_has_any_gives_all():
     assert shares([[], ["a", "b", "c"], ["d"]]).keys() == {"a", "b", "c"}
     assert all(abs(share - 1 / 3) < 0.02 for share in shares([["a", "b", "c"]]).values())
     assert draw_caption([[], []], 5) is first_caption([[], []]) is None
+
+
+def test_numbered_captions_beside_an_image_are_counted_and_told_what_takes_them(tmp_path):
+    files = [("a.0.txt", b"one"), ("a.1.txt", b"two"), ("a.jpg", image_bytes(0)), ("b.0.txt", b"other")]
+    path = write_tar(tmp_path / "0.tar", [*files, ("b.jpg", image_bytes(1)), ("b.txt", b"its own")])
+    scan = scan_tar(path)
+    reason = "with numbered captions only (.0.txt, ...), which are read from a list in a .json (--mcl-caption-key)"
+    assert scan.left_out == {reason: {"count": 1, "first": ["a"]}}
+    assert scan.rows["key"].to_pylist() == ["b", "a"]

@@ -2,6 +2,7 @@
 
 import mmap
 import os
+import re
 import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -17,6 +18,8 @@ from mcl_clip.shards.kinds import mend
 from mcl_clip.shards.offsets import IMAGE_EXTENSIONS, SCHEMA, failed_rows
 from mcl_clip.shards.remote import is_remote, open_tar
 from mcl_clip.shards.tar import Member, TarError
+
+_NUMBERED = re.compile(r"\d+\.txt")
 
 
 class Scan(NamedTuple):
@@ -108,6 +111,8 @@ def _reason(sample: Sample, image: Member | None, caption: Member | None, captio
         return f"with files of other types than {kinds}" if others else "without an image"
     if not image.size:
         return "with an empty image"
+    if caption is None and caption_key is None and any(map(_NUMBERED.fullmatch, sample.extensions)):
+        return "with numbered captions only (.0.txt, ...), which are read from a list in a .json (--mcl-caption-key)"
     if caption is None:
         return "without a caption" if caption_key is None else "without a .json"
     return "with a blank caption" if caption_key is None else f"without a caption under {caption_key!r}"
