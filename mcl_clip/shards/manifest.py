@@ -41,8 +41,7 @@ SHARDS_SCHEMA = pa.schema(
         ("rows_sha256", pa.string()),
     ]
 )
-# Where any sample is taken more than once an epoch (see `plan.repeats`).
-REPEATED_SCHEMA = SHARDS_SCHEMA.append(pa.field("repeats", pa.int32()))
+REPEATED_SCHEMA = SHARDS_SCHEMA.append(pa.field("repeats", pa.int32()))  # where any is not 1
 TARS_SCHEMA = pa.schema(
     [
         ("path", pa.string()),  # relative to the directory when inside it; or a URL
@@ -111,9 +110,8 @@ class Manifest:
     @cached_property
     def shard_repeats(self) -> np.ndarray:
         """int32 [shards]: how often an epoch takes each sample of a shard."""
-        if not self.info.get("repeated"):
-            return np.ones(self.num_shards, np.int32)
-        return self.shards["repeats"].to_numpy()
+        repeated = self.info.get("repeated")
+        return self.shards["repeats"].to_numpy() if repeated else np.ones(self.num_shards, np.int32)
 
     @cached_property
     def source_names(self) -> list[str]:
@@ -211,10 +209,8 @@ def write_manifest(
     tars = {"mtime_ns": pa.nulls(len(tars["path"]), pa.int64()), **tars}
     repeated = max(shards.get("repeats", ()), default=1) > 1
     schema = REPEATED_SCHEMA if repeated else SHARDS_SCHEMA
-    tables = {
-        "shards": pa.table({name: shards[name] for name in schema.names}, schema),
-        "tars": pa.table(tars, TARS_SCHEMA),
-    }
+    columns = {name: shards[name] for name in schema.names}
+    tables = {"shards": pa.table(columns, schema), "tars": pa.table(tars, TARS_SCHEMA)}
     if source_names is not None:
         tables["sources"] = pa.table({"name": source_names}, SOURCES_SCHEMA)
     for name, table in tables.items():
