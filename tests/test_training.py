@@ -56,7 +56,7 @@ def moved(directory, first, second, part) -> bool:
 
 
 @pytest.mark.parametrize("kind", ["vit", "resnet", "timm", "hugging-face-text", "siglip"])
-def test_two_stages_and_the_fused_model_of_every_kind(tmp_path, kind):
+def test_two_stages_and_the_fused_model_of_every_kind(tmp_path, kind, monkeypatch):
     flags = ["--siglip"] if kind == "siglip" else []
     vision = kind if kind in ("resnet", "timm") else "vit"
     arguments = command(tmp_path, "--mcl-stages", "1", "--epochs", "1", *flags, kind=vision, samples=24)
@@ -66,6 +66,7 @@ def test_two_stages_and_the_fused_model_of_every_kind(tmp_path, kind):
     assert main(arguments) == 0
     run = tmp_path / "runs/run"
     for stage in (0, 1):
+        monkeypatch.chdir(run / f"stage_{stage}/model")  # a text tower beside it, `text`, is found from here alone
         model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{run}/stage_{stage}/model")
         size = model.visual.image_size
         features = model.eval().encode_image(torch.zeros(2, 3, *(size if isinstance(size, tuple) else (size, size))))
