@@ -13,13 +13,14 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from demo.captioned import Drawn, write_captioned
 from demo.captions import MENTIONS, write_captions
 from demo.features import COUNTS, FEATURES, NAMES
 from demo.render import SIDE, render
 from mcl_clip import seeds
 from mcl_clip.artifacts import atomic_directory, atomic_path, read_json, write_json
 
-FORMAT = 2
+FORMAT = 3
 TRAIN, PAIRS, ZERO_SHOT = range(3)
 
 
@@ -41,8 +42,8 @@ def generate(directory: Path, size: Size = DEFAULT, seed: int = 0, progress: boo
     """Write `train/*.tar`, `mmvp/` and `zero_shot/{feature}/` below `directory`, or reuse what stands there.
 
     train: shards as img2dataset writes them, the feature values in each `.json`. mmvp: pairs that differ in one
-    feature, in MMVP-VLM's layout. zero_shot: a folder per class and a template file, as `datasets` reads an image
-    folder.
+    feature, in MMVP-VLM's layout. captions: the same images for retrieval, SugarCrepe and Winoground. zero_shot: a
+    folder per class and a template file, as `datasets` reads an image folder.
     """
     wanted = {"format": FORMAT, "seed": seed, **asdict(size)}
     manifest = directory / "data.json"
@@ -54,7 +55,9 @@ def generate(directory: Path, size: Size = DEFAULT, seed: int = 0, progress: boo
     for shard, start in enumerate(tqdm(starts, "training shards", disable=not progress)):
         write_shard(directory / "train", shard, min(size.shard, size.images - start), seed)
     with atomic_directory(directory / "mmvp") as temporary:
-        write_pairs(temporary, size.pairs, seed)
+        pairs = write_pairs(temporary, size.pairs, seed)
+    with atomic_directory(directory / "captions") as temporary:
+        write_captioned(temporary, pairs, seed)
     with atomic_directory(directory / "zero_shot") as temporary:
         for number in tqdm(range(len(FEATURES)), "zero-shot sets", disable=not progress):
             write_zero_shot(temporary / NAMES[number], number, size.zero_shot, seed)
@@ -91,9 +94,13 @@ def write_shard(directory: Path, shard: int, count: int, seed: int) -> None:
     )
 
 
-def write_pairs(directory: Path, pairs: int, seed: int) -> None:
-    """`pairs` pairs a feature; the images of a pair agree in all features but one, which the statements name."""
+def write_pairs(directory: Path, pairs: int, seed: int) -> list[Drawn]:
+    """`pairs` pairs a feature; the images of a pair agree in all features but one, which the statements name.
+
+    Returns the images, the two of a pair side by side.
+    """
     rows: list[tuple[int, str, str]] = []
+    drawn = []
     for number, feature in enumerate(FEATURES):
         rng = seeds.generator(seed, PAIRS, number)
         first = draw(pairs, rng)
@@ -105,8 +112,10 @@ def write_pairs(directory: Path, pairs: int, seed: int) -> None:
         for row, image in zip(values, render(values, rng), strict=True):
             rows.append((len(rows) + 1, feature.pattern, feature.phrases[row[number]]))
             (folder / f"{len(rows)}.jpg").write_bytes(jpeg(image))
+            drawn.append(Drawn(f"{folder.relative_to(directory)}/{len(rows)}.jpg", row))
     with open(directory / "Questions.csv", "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("Question ID", "Type", "Statement"), *rows])
+    return drawn
 
 
 def write_zero_shot(directory: Path, number: int, count: int, seed: int) -> None:

@@ -1,20 +1,70 @@
-"""What the scorers' commands share: the flags of model, data and output, and how scores are shown."""
+"""What the scorers' commands share: the flags of model, data and output, and the command that a task makes."""
 
 import argparse
+import contextlib
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 import mcl_clip
 from eval.models import ScoredModel
 from eval.scores import table, write_scores
-from mcl_clip.errors import UserError
+from eval.task import Task
+from mcl_clip.errors import UserError, exit_on_user_error
+from mcl_clip.help_text import with_examples
+from mcl_clip.launch import one_process
+from mcl_clip.openclip.distributed import init_distributed_device
+
+
+def main_of(task: Task) -> Callable[..., int]:
+    """The command of one task; of several ranks all work where they share the images, else the first."""
+
+    def main(argv: Sequence[str] | None = None) -> int:
+        parser = new_parser(f"mcl-{task.name}", task.examples, task.description)
+        add_model_arguments(parser)
+        task.add_arguments(parser)
+        add_pass_arguments(parser)
+        add_output_arguments(parser)
+        args = parser.parse_args(argv)
+        data = task.open(args)
+        with joined(args, task.shares_images):
+            rows = task.results(load_scored_model(args), data, args)
+        if args.rank == 0:
+            show(rows, task.columns(rows), args)
+        return 0
+
+    return exit_on_user_error(main if task.shares_images else one_process(main))
+
+
+def new_parser(prog: str, examples: Sequence[str], description: str) -> argparse.ArgumentParser:
+    """A parser whose help begins with examples."""
+    return argparse.ArgumentParser(
+        prog=prog,
+        description=with_examples(examples, description),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+@contextlib.contextmanager
+def joined(args: argparse.Namespace, together: bool) -> Iterator[None]:
+    """Sets `rank`, `world_size` and `progress` of the arguments; ranks that work together share a process group."""
+    args.rank, args.world_size = 0, 1
+    if together:
+        init_distributed_device(args)
+    args.progress = args.rank == 0 and sys.stderr.isatty()
+    try:
+        yield
+    finally:
+        if together and dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """--model, --pretrained, --fusion, --device, --precision, --batch-size."""
+    """--model, --pretrained, --fusion, --device, --precision."""
     parser.add_argument(
         "--model",
         required=True,
@@ -25,7 +75,14 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fusion", default="concat", choices=("concat", "mean-cosine"), help="of several models")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", default="fp32", choices=("fp32", "amp", "amp_bf16", "bf16", "fp16"))
+
+
+def add_pass_arguments(parser: argparse.ArgumentParser) -> None:
+    """--batch-size, --limit."""
     parser.add_argument("--batch-size", type=positive, default=64, help="images at once (default 64)")
+    parser.add_argument(
+        "--limit", type=positive, metavar="N", help="score N samples only, evenly spread over the set; recorded"
+    )
 
 
 def add_column_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,8 +122,8 @@ def load_scored_model(args: argparse.Namespace) -> ScoredModel:
 
 
 def tell(notes: Sequence[str]) -> None:
-    """Say what a person is to know of the data, on stderr, once."""
-    for note in dict.fromkeys(notes):
+    """Say what a person is to know of the data, on stderr, once and from the first rank."""
+    for note in dict.fromkeys(notes if int(os.environ.get("RANK", "0")) == 0 else ()):
         print(f"note: {note}", file=sys.stderr)
 
 

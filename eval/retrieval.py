@@ -2,28 +2,20 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
 
-from eval.command import add_model_arguments, add_output_arguments, load_scored_model, show, tell
+from eval.command import main_of, tell
+from eval.data.limit import some_captioned
 from eval.data.retrieval import open_captions
+from eval.data.retrieval_set import RetrievalSet
+from eval.models import ScoredModel
+from eval.task import Results, Task
 from eval.tasks.retrieval import KS, evaluate
-from mcl_clip.errors import exit_on_user_error
-from mcl_clip.launch import one_process
+
+__all__ = ["TASK", "evaluate", "main"]
 
 
-@exit_on_user_error
-@one_process
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command."""
-    parser = argparse.ArgumentParser(
-        prog="mcl-retrieval",
-        description="Recall at 1, 5 and 10 of captions by image (text_retrieval) and of images by caption "
-        "(image_retrieval), with all captions of an image, for every stage, every cumulative fusion and the fused "
-        "model.",
-        epilog="examples: mcl-retrieval --model runs/NAME/fused --dataset captions_val2017.json --images val2017; "
-        "mcl-retrieval --model ViT-B-32 --pretrained openai --dataset clip-benchmark/wds_flickr8k",
-    )
-    add_model_arguments(parser)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The captioned images."""
     parser.add_argument(
         "--dataset",
         required=True,
@@ -35,8 +27,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--revision", help="branch, tag or commit of a hub data set; the commit is recorded")
     parser.add_argument("--image-column", help="of a table (default: image, or the only column of images)")
     parser.add_argument("--caption-column", help="of a table, a text or a list (default: captions, caption, text, ...)")
-    add_output_arguments(parser)
-    args = parser.parse_args(argv)
+
+
+def open_data(args: argparse.Namespace) -> RetrievalSet:
+    """The set that the flags name."""
     data = open_captions(
         args.dataset,
         args.split,
@@ -46,9 +40,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         revision=args.revision,
     )
     tell(data.notes)
-    rows = evaluate(load_scored_model(args), data, batch_size=args.batch_size, progress=sys.stderr.isatty())
-    show(rows, [f"{what}_retrieval_recall@{k}" for what in ("image", "text") for k in KS], args)
-    return 0
+    return some_captioned(data, args.limit)
+
+
+def score(scored: ScoredModel, data: RetrievalSet, args: argparse.Namespace) -> Results:
+    """Every row of the model."""
+    return evaluate(scored, data, batch_size=args.batch_size, progress=args.progress)
+
+
+TASK = Task(
+    name="retrieval",
+    description="Recall at 1, 5 and 10 of captions by image (text_retrieval) and of images by caption "
+    "(image_retrieval), with all captions of an image, for every stage, every cumulative fusion and the fused model.",
+    examples=(
+        "mcl-retrieval --model runs/demo/fused --dataset runs/demo-data/captions/captions.json --images "
+        "runs/demo-data/mmvp",
+        "mcl-retrieval --model runs/demo/stage_0 --dataset runs/demo-data/captions/captions.json --images "
+        "runs/demo-data/mmvp --limit 40 --output runs/demo-retrieval.json",
+    ),
+    place="--dataset",
+    headline=("image_retrieval_recall@1", "text_retrieval_recall@1"),
+    add_arguments=add_arguments,
+    open=open_data,
+    score=score,
+    columns=lambda rows: [f"{what}_retrieval_recall@{k}" for what in ("image", "text") for k in KS],
+)
+main = main_of(TASK)
 
 
 if __name__ == "__main__":

@@ -78,15 +78,21 @@ def table(results: Sequence[dict[str, Any]], metrics: Sequence[str], markdown: b
         ]
         for each in results
     ]
+    return lay_out(header, lines, markdown)
+
+
+def lay_out(header: Sequence[str], lines: Sequence[Sequence[str]], markdown: bool = False) -> str:
+    """Cells in columns, the first to the left, for the terminal or as markdown."""
     if markdown:
         rows = [header, ["---", *["---:"] * (len(header) - 1)], *lines]
         return "\n".join("| " + " | ".join(row) + " |" for row in rows)
-    widths = [max(len(row[column]) for row in [header, *lines]) for column in range(len(header))]
+    rows = [header, *lines]
+    widths = [max(len(row[place]) for row in rows) for place in range(len(header))]
     return "\n".join(
         "  ".join(
             [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
         )
-        for row in [header, *lines]
+        for row in rows
     )
 
 

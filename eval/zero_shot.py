@@ -2,31 +2,23 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-import torch.distributed as dist
-
-from eval.command import add_column_arguments, add_model_arguments, add_output_arguments, load_scored_model, show, tell
+from eval.command import add_column_arguments, main_of, tell
 from eval.data.classification import open_set
+from eval.data.classification_set import ClassificationSet
+from eval.data.limit import some_images
+from eval.models import ScoredModel
 from eval.scores import write_clip_benchmark
+from eval.task import Results, Task
 from eval.tasks.text_classifier import default_cache
 from eval.tasks.zero_shot import evaluate
-from mcl_clip.errors import exit_on_user_error
-from mcl_clip.openclip.distributed import init_distributed_device
+
+__all__ = ["TASK", "evaluate", "main"]
 
 
-@exit_on_user_error
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command."""
-    parser = argparse.ArgumentParser(
-        prog="mcl-zero-shot",
-        description="Zero-shot classification of every stage, every cumulative fusion and the fused model, in one pass "
-        "over the images. Under torchrun (torchrun -m eval.zero_shot ...) the images are shared among the ranks.",
-        epilog="examples: mcl-zero-shot --model runs/NAME/fused --dataset imagenet --split val --output scores.json; "
-        "mcl-zero-shot --model ViT-B-32 --pretrained openai --dataset uoft-cs/cifar10 --templates simple",
-    )
-    add_model_arguments(parser)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The data set, its prompts, and what is kept beside the scores."""
     parser.add_argument(
         "--dataset",
         required=True,
@@ -49,8 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--no-cache", action="store_true", help="neither read nor keep text classifiers")
     parser.add_argument("--clip-benchmark-dir", help="also write one file a row, for `clip_benchmark build`")
-    add_output_arguments(parser)
-    args = parser.parse_args(argv)
+
+
+def open_data(args: argparse.Namespace) -> ClassificationSet:
+    """The set that the flags name."""
     data = open_set(
         args.dataset,
         args.split,
@@ -60,29 +54,45 @@ def main(argv: Sequence[str] | None = None) -> int:
         label_column=args.label_column,
         revision=args.revision,
     )
-    init_distributed_device(args)
-    if args.rank == 0:
-        tell(data.notes)
-    try:
-        scored = load_scored_model(args)
-        rows = evaluate(
-            scored,
-            data,
-            batch_size=args.batch_size,
-            confusion=args.confusion,
-            cache=None if args.no_cache else args.cache_dir,
-            rank=args.rank,
-            world_size=args.world_size,
-            progress=args.rank == 0 and sys.stderr.isatty(),
-        )
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
-    if args.rank == 0:
-        show(rows, ["acc1", "acc5", "mean_per_class_recall"], args)
-        if args.clip_benchmark_dir:
-            write_clip_benchmark(args.clip_benchmark_dir, rows)
-    return 0
+    tell(data.notes)
+    return some_images(data, args.limit)
+
+
+def score(scored: ScoredModel, data: ClassificationSet, args: argparse.Namespace) -> Results:
+    """Every row of the model, on every rank."""
+    rows = evaluate(
+        scored,
+        data,
+        batch_size=args.batch_size,
+        confusion=args.confusion,
+        cache=None if args.no_cache else args.cache_dir,
+        rank=args.rank,
+        world_size=args.world_size,
+        progress=args.progress,
+    )
+    if args.clip_benchmark_dir and args.rank == 0:
+        write_clip_benchmark(args.clip_benchmark_dir, rows)
+    return rows
+
+
+TASK = Task(
+    name="zero-shot",
+    description="Zero-shot classification of every stage, every cumulative fusion and the fused model, in one pass "
+    "over the images. Under torchrun (torchrun -m eval.zero_shot ...) the images are shared among the ranks.",
+    examples=(
+        "mcl-zero-shot --model runs/demo/fused --dataset runs/demo-data/zero_shot/texture",
+        "mcl-zero-shot --model runs/demo/stage_0,runs/demo/stage_2 --dataset runs/demo-data/zero_shot/color "
+        "--templates simple --output runs/demo-color.json",
+    ),
+    place="--dataset",
+    headline=("acc1", "mean_per_class_recall"),
+    add_arguments=add_arguments,
+    open=open_data,
+    score=score,
+    columns=lambda rows: ["acc1", "acc5", "mean_per_class_recall"],
+    shares_images=True,
+)
+main = main_of(TASK)
 
 
 if __name__ == "__main__":

@@ -42,6 +42,26 @@ def load_split(name: str, split: str, revision: str | None = None, flag: str = "
         raise UserError(f"{flag} {name} (split {split}) {_failure(error, name)}") from None
 
 
+def load_local(place: Path, split: str, flag: str) -> Any:
+    """The table of a .parquet file or a folder, of which it is the split or the only one. `UserError` as above."""
+    import datasets
+
+    try:
+        if place.is_file():
+            return datasets.Dataset.from_parquet(str(place))
+        if any((place / mark).is_file() for mark in SAVED):
+            loaded = datasets.load_from_disk(str(place))
+        else:
+            loaded = datasets.load_dataset(str(place))
+    except Exception as error:
+        raise UserError(f"{flag} {place} {_failure(error, str(place))}") from None
+    if isinstance(loaded, datasets.Dataset):
+        return loaded
+    if split not in loaded and len(loaded) > 1:
+        raise UserError(f"{flag} {place} has no split {split} but {', '.join(loaded)}; name the folder of one")
+    return loaded[split] if split in loaded else next(iter(loaded.values()))
+
+
 def _failure(error: Exception, name: str) -> str:
     from huggingface_hub.errors import GatedRepoError
 

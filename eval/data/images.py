@@ -87,10 +87,19 @@ def decode(data: bytes, where: str) -> Image.Image:
         raise UserError(f"{where} does not open as an image ({reason}); fetch it again") from None
 
 
-def _load(sample: Sample, preprocess: Callable[[Image.Image], Any]) -> tuple[Tensor, bytes]:
+def digest_of(sample: Sample, data: bytes) -> bytes:
+    """The digest of a sample whose encoded image is `data`."""
+    return hashlib.sha256(f"{sample.label}\0".encode() + data).digest()
+
+
+def read(sample: Sample) -> bytes:
+    """The encoded image; `UserError` when it cannot be read."""
     try:
-        data = sample.read()
+        return sample.read()
     except OSError as error:
         raise UserError(f"{sample.where} cannot be read ({error.strerror}); fetch it again") from None
-    digest = hashlib.sha256(f"{sample.label}\0".encode() + data).digest()
-    return preprocess(decode(data, sample.where)), digest
+
+
+def _load(sample: Sample, preprocess: Callable[[Image.Image], Any]) -> tuple[Tensor, bytes]:
+    data = read(sample)
+    return preprocess(decode(data, sample.where)), digest_of(sample, data)

@@ -8,9 +8,10 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from eval.data.hf_datasets import is_datasets_folder, load_split, read_image, undecoded
+from eval.data.caption_files import inside
+from eval.data.hf_datasets import is_datasets_folder, load_local, read_image, undecoded
 from eval.data.hub import gated, said_once
-from eval.data.images import Sample
+from eval.data.images import Sample, file_sample
 from mcl_clip.errors import UserError
 from mcl_clip.loading.class_folders import is_hidden, list_images
 
@@ -52,16 +53,21 @@ class Example:
     tag: str
 
 
-def open_examples(benchmark: str, directory: str | Path | None = None) -> list[Example]:
+def open_examples(benchmark: str, data: str | Path | None = None, images: str | Path | None = None) -> list[Example]:
     """The examples of one of BENCHMARKS, in the published order.
 
-    `directory` holds it as published (with its zip, or unpacked), or as a table of the same columns (parquet or saved
-    to disk); without it the hub is asked. Raises `UserError` with the steps to take when it cannot be had.
+    `data` is a folder with it as published (with its zip, or unpacked), a table of the same columns (a folder of
+    parquet or saved to disk, a .parquet), or a .json or .jsonl of such examples; without it the hub is asked. Images
+    that are files are named from the folder `images` on, by default the list's. Raises `UserError` with the steps to
+    take when it cannot be had.
     """
-    place = fetch(benchmark) if directory is None else Path(directory)
-    if not place.is_dir():
-        raise UserError(f"--data {place} is no folder; name the one that holds {BENCHMARKS[benchmark].lists[-1]}")
-    found = list(_from_table(place) if is_datasets_folder(place) else _as_published(benchmark, place))
+    place = fetch(benchmark) if data is None else Path(data)
+    if not place.exists():
+        raise UserError(f"--data {place} does not exist; name the folder that holds {BENCHMARKS[benchmark].lists[-1]}")
+    if place.suffix == ".parquet" or (place.is_dir() and is_datasets_folder(place)):
+        found = list(_from_table(place))
+    else:
+        found = list(_from_list(BENCHMARKS[benchmark].lists, place, None if images is None else Path(images)))
     if not found:
         raise UserError(f"--data {place} holds no examples")
     return found
@@ -87,7 +93,7 @@ def fetch(benchmark: str) -> Path:
 
 
 def _from_table(place: Path) -> Iterator[Example]:
-    table, _ = load_split(str(place), "test", flag="--data")
+    table = load_local(place, "test", "--data")
     _require_columns(table.column_names, place)
     images = table
     for column in COLUMNS[:2]:
@@ -101,23 +107,28 @@ def _from_table(place: Path) -> Iterator[Example]:
         yield Example((first, second), (record["caption_0"], record["caption_1"]), record.get(TAG) or "")
 
 
-def _as_published(benchmark: str, place: Path) -> Iterator[Example]:
-    lists, archives = (
-        BENCHMARKS[benchmark].lists,
-        sorted(each for each in place.rglob("*.zip") if not is_hidden(each.name)),
-    )
-    listed = next((place / name for name in lists if (place / name).is_file()), None)
+def _from_list(lists: Sequence[str], place: Path, images: Path | None) -> Iterator[Example]:
+    """Examples of a JSON: `place` itself, or one of `lists` in that folder or in a zip there."""
+    packed = sorted(each for each in place.rglob("*.zip") if not is_hidden(each.name)) if place.is_dir() else []
+    listed = place if place.is_file() else next((place / name for name in lists if (place / name).is_file()), None)
     if listed is not None:
-        text = listed.read_text(encoding="utf-8-sig")
-    elif archives:
-        text = _text_in(archives[0], lists)
+        text = _read_text(listed)
+    elif packed:
+        text = _text_in(packed[0], lists)
     else:
         raise UserError(f"--data {place} has neither {lists[-1]} nor a zip with it")
-    image = _image_finder(listed.parent if listed is not None else place, archives)
+    image = _image_finder(images or (listed.parent if listed is not None else place), packed)
     for record in _records(text, place):
         _require_columns(list(record), place)
         first, second = (image(record[f"image_{number}"], record[f"caption_{number}"]) for number in (0, 1))
         yield Example((first, second), (record["caption_0"], record["caption_1"]), record.get(TAG) or "")
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--data {path} cannot be read as text ({error})") from None
 
 
 def _records(text: str, place: Path) -> list[dict[str, Any]]:
@@ -139,9 +150,9 @@ def _text_in(archive: Path, names: Sequence[str]) -> str:
 
 
 def _image_finder(folder: Path, archives: Sequence[Path]) -> Callable[[str, str], Sample]:
-    """Image samples by name, with or without extension.
+    """Image samples by name, with or without extension, in the zips and `folder`/images, or by path from `folder` on.
 
-    Only names of real entries are compared and nothing is unpacked, so no name leads anywhere else.
+    Nothing is unpacked, and no path leads out of `folder`.
     """
     known: dict[str, tuple[Callable[[], bytes], str]] = {}
     for archive in archives:
@@ -152,9 +163,7 @@ def _image_finder(folder: Path, archives: Sequence[Path]) -> Callable[[str, str]
         known[path.name] = known[path.stem] = path.read_bytes, str(path)
 
     def find(name: str, label: str) -> Sample:
-        if name not in known:
-            raise UserError(f"{folder} has no image {name}, neither in images/ nor in a zip; fetch it again")
-        return Sample(*known[name], label)
+        return Sample(*known[name], label) if name in known else file_sample(inside(folder, name), label)
 
     return find
 

@@ -6,13 +6,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from eval.data.images import file_sample
+from eval.data.images import Sample, file_sample
 from eval.data.mmvp import MMVPPair
 from eval.embedding import embed_all_images, embed_texts
 from eval.intervals import bootstrap_mean, bootstrap_mean_of_groups
 from eval.models import ScoredModel
 from eval.rows import row_embedding, rows_of
 from eval.scores import result
+from eval.tasks.pair_choices import as_words
 from eval.tasks.pair_similarities import PairSimilarities, mean_of_groups, pair_similarities
 
 TASK = "mmvp_vlm"
@@ -35,6 +36,7 @@ def evaluate(
     A pair counts when both texts, each with the prompt before it, pick their own image. Metrics, as fractions:
     pair_accuracy (mean of the Types), pair_accuracy/{Type}, text_accuracy, same_image_rate, image_similarity and
     text_similarity inside pairs, chance, n_pairs; after the first row also gain and gain/{Type} over it (see `gains`).
+    Beside them stand the choices on every pair (see `pair_choices`).
     `intervals` holds the 95 % bootstrap interval of each. `revision` names the published data, else they are named
     by their content.
     """
@@ -60,8 +62,17 @@ def results(
         if each is not base:
             gained, ends = gains(each, base, pairs)
             metrics, intervals = metrics | gained, intervals | ends
+        choices = as_words(pairs, each.choices)
         made.append(
-            result(scored, name, dataset=dataset, task=TASK, metrics=metrics, intervals=intervals, record=record)
+            result(
+                scored,
+                name,
+                dataset=dataset,
+                task=TASK,
+                metrics=metrics,
+                intervals=intervals,
+                record=record | choices,
+            )
         )
     return made
 
@@ -76,11 +87,7 @@ def score_rows(
     progress: bool = False,
 ) -> tuple[dict[str, PairSimilarities], str]:
     """Similarities of all pairs for every row of the model, and the content hash of the pairs."""
-    samples = [
-        file_sample(path, f"{pair.type}/{statement}")
-        for pair in pairs
-        for path, statement in zip(pair.images, pair.statements, strict=True)
-    ]
+    samples = samples_of(pairs)
     texts = embed_texts(scored, [prompt + statement for pair in pairs for statement in pair.statements])
     stages, _, content = embed_all_images(scored, samples, len(samples), batch_size=batch_size, progress=progress)
     scores = {
@@ -88,6 +95,15 @@ def score_rows(
         for row in rows_of(scored.model)
     }
     return scores, content
+
+
+def samples_of(pairs: Sequence[MMVPPair]) -> list[Sample]:
+    """The images of all pairs, labelled by Type and statement."""
+    return [
+        file_sample(path, f"{pair.type}/{statement}")
+        for pair in pairs
+        for path, statement in zip(pair.images, pair.statements, strict=True)
+    ]
 
 
 def pair_metrics(scores: PairSimilarities, pairs: Sequence[MMVPPair]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -1,7 +1,6 @@
 """One pass over the images of a classification set: what every row of the model predicts, on one rank or several."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -32,24 +31,10 @@ class Predictions:
     digests: np.ndarray
 
 
-def predict_on_all_ranks(
-    scored: ScoredModel, data: ClassificationSet, weights: dict[str, torch.Tensor], *, world_size: int, **options: Any
-) -> Predictions:
-    """The whole of the predictions, on every rank; a rank's `UserError` is raised by all, so that none waits for it."""
-    found, failures = None, [""] * world_size
-    try:
-        found = predict(scored, data, weights, world_size=world_size, **options)
-    except UserError as error:
-        failures = [str(error)] * world_size
-    if world_size > 1:
-        dist.all_gather_object(failures, failures[0])
-    if told := [each for each in failures if each]:
-        raise UserError(told[0])
-    assert found is not None
-    return found if world_size == 1 else _sum_over_ranks(found, scored.device)
-
-
-def _sum_over_ranks(found: Predictions, device: torch.device) -> Predictions:
+def sum_over_ranks(found: Predictions, device: torch.device, world_size: int) -> Predictions:
+    """The predictions on all images, on every rank, from each rank's on its share."""
+    if world_size == 1:
+        return found
     sums = []
     for values in (found.right, found.images, found.top5, found.confusion, found.digests):
         on_device = torch.from_numpy(values).to(device)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from eval.all_ranks import on_all_ranks
 from eval.data.class_names import require_names
 from eval.data.classification_set import ClassificationSet
 from eval.data.images import content_hash
@@ -12,7 +13,7 @@ from eval.intervals import mean_of_shares, wilson
 from eval.models import ScoredModel
 from eval.rows import rows_of
 from eval.scores import result
-from eval.tasks.predictions import predict_on_all_ranks
+from eval.tasks.predictions import Predictions, predict, sum_over_ranks
 from eval.tasks.text_classifier import text_classifier
 
 TASK = "zeroshot_classification"
@@ -40,19 +41,23 @@ def evaluate(
     require_names(data)
     record = scored.record()
     rows = rows_of(scored.model)
-    weights = text_classifier(
-        scored, rows, data.classnames, data.templates, record=record, cache=cache, progress=progress
-    )
-    found = predict_on_all_ranks(
-        scored,
-        data,
-        weights,
-        batch_size=batch_size,
-        confusion=confusion,
-        rank=rank,
-        world_size=world_size,
-        progress=progress,
-    )
+
+    def work() -> Predictions:
+        weights = text_classifier(
+            scored, rows, data.classnames, data.templates, record=record, cache=cache, progress=progress
+        )
+        return predict(
+            scored,
+            data,
+            weights,
+            batch_size=batch_size,
+            confusion=confusion,
+            rank=rank,
+            world_size=world_size,
+            progress=progress,
+        )
+
+    found = sum_over_ranks(on_all_ranks(work, world_size), scored.device, world_size)
     revision = data.revision or content_hash([each.tobytes() for each in found.digests])
     record |= {"data_revision": revision, "classes": list(data.classnames), "templates": list(data.templates)}
     results = []

@@ -1,0 +1,37 @@
+"""What a scorer is: a command of its own and a task of mcl-eval, by the same code."""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from eval.models import ScoredModel
+
+Results = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A scorer by its parts; mcl-NAME is its command.
+
+    place: the flag that says where the data are. headline: the metrics that mcl-eval's table shows; `columns` are those
+    of the command's own, of results. `open` reads the data that the flags of `add_arguments` name, `score` scores them;
+    both raise `UserError`, and find `batch_size`, `limit`, `rank`, `world_size` and `progress` among the arguments.
+    shares_images: whether several ranks score it together; else the first does alone.
+    """
+
+    name: str
+    description: str
+    examples: tuple[str, str]
+    place: str
+    headline: tuple[str, ...]
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    open: Callable[[argparse.Namespace], Any]
+    score: Callable[[ScoredModel, Any, argparse.Namespace], Results]
+    columns: Callable[[Results], list[str]]
+    shares_images: bool = False
+
+    def results(self, scored: ScoredModel, data: Any, args: argparse.Namespace) -> Results:
+        """What `score` gives; a limit of the samples is recorded."""
+        rows = self.score(scored, data, args)
+        return rows if args.limit is None else [row | {"limit": args.limit} for row in rows]

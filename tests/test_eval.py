@@ -1,0 +1,153 @@
+"""mcl-eval: each single command's scores from one load, on one rank and several, and what fails loses nothing else."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from eval import main as command
+from eval import mmvp, zero_shot
+from eval.all_ranks import on_all_ranks
+from eval.data.classification import open_set
+from eval.data.limit import some, some_images, spread
+from eval.suite import from_file, from_words, plan
+from mcl_clip.errors import UserError
+from mcl_clip.models.stage_model import save_stage_model
+from tests.distributed import run_ranks
+from tests.test_mmvp import write_questions, write_set
+from tests.test_zero_shot import class_folders
+from tests.tiny_models import TINY, tiny_model
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """Two stages and two sets: s0, s1, animals, pairs."""
+    root = tmp_path_factory.mktemp("place")
+    for seed in range(2):
+        built = tiny_model("vit", seed)
+        save_stage_model(built, root / f"s{seed}", model_cfg=TINY["vit"], preprocess_cfg=built.visual.preprocess_cfg)
+    class_folders(root / "animals", per_class=4)
+    (root / "pairs").mkdir()
+    write_questions(root / "pairs", write_set(root / "pairs"))
+    return root
+
+
+def test_words_and_mappings_are_the_same_suite(tmp_path) -> None:
+    words = ["mmvp:sets/pairs:prompt=,zero-shot:a/b:split=val:confusion=true", "linear-probe:c:seed=1:name=probe"]
+    listed = [
+        {"mmvp": "sets/pairs", "prompt": ""},
+        {"zero-shot": "a/b", "split": "val", "confusion": True},
+        {"linear-probe": "c", "seed": 1, "name": "probe"},
+    ]
+    (tmp_path / "suite.yaml").write_text(yaml.safe_dump({"tasks": [*listed[:2], words[1]]}))
+    (tmp_path / "mappings.yaml").write_text(yaml.safe_dump({"tasks": listed}))
+    suites = [from_words(words), from_file(str(tmp_path / "suite.yaml")), from_file(str(tmp_path / "mappings.yaml"))]
+    planned = [plan(entries, batch_size=3, limit=None) for entries in suites]
+    assert planned[0] == planned[1] == planned[2]
+    pairs, classes, probe = planned[0]
+    assert [each.name for each in planned[0]] == ["mmvp_pairs", "zero_shot_b", "probe"]
+    assert pairs.args.prompt == "" and pairs.args.data == "sets/pairs" and pairs.args.batch_size == 3
+    assert classes.args.split == "val" and classes.args.confusion and not pairs.task.shares_images
+    assert probe.args.seed == 1 and classes.task.shares_images
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["mnist"], "there is no task 'mnist'"),
+        (["zero-shot"], "required: --dataset"),
+        (["mmvp:a:colour=red"], "unrecognized arguments: --colour red"),
+        (["mmvp:x/a", "mmvp:y/a"], "two tasks are called mmvp_a"),
+        (["mmvp:a:name=../b"], "makes no file name"),
+        (["zero-shot:a:model=other"], "unrecognized arguments: --model other"),
+    ],
+)
+def test_a_bad_suite_is_refused_before_anything_is_done(words, said, tmp_path, capsys) -> None:
+    with pytest.raises(SystemExit) as stop:
+        command.main(["--model", "nowhere", "--tasks", *words, "--output", str(tmp_path / "out")])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.count("\n") == 1 and said in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_scores_are_those_of_the_single_commands_and_a_failure_loses_none(place, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(place)
+    shared = ["--model", "s0,s1", "--device", "cpu"]
+    assert mmvp.main([*shared, "--data", "pairs", "--output", "alone/mmvp.json"]) == 0
+    assert zero_shot.main([*shared, "--dataset", "animals", "--no-cache", "--output", "alone/zero.json"]) == 0
+    capsys.readouterr()
+    tasks = ["mmvp:pairs:name=mmvp,mmvp:nowhere,zero-shot:animals:no-cache=true:name=zero"]
+    assert command.main([*shared, "--tasks", *tasks, "--output", "together"]) == 2
+    out, error = capsys.readouterr()
+    for name in ("mmvp", "zero"):
+        assert (place / "together" / f"{name}.json").read_bytes() == (place / "alone" / f"{name}.json").read_bytes()
+    assert sorted(each.name for each in (place / "together").iterdir()) == ["mmvp.json", "suite.yaml", "zero.json"]
+    [told] = error.splitlines()
+    assert told.startswith("error: mmvp_nowhere: nowhere/Questions.csv does not exist")
+    lines = [line.split() for line in out.splitlines()]
+    assert lines[0][:5] == ["task", "metric", "stage_0", "stage_1", "fused"]
+    fused = json.loads((place / "together/zero.json").read_text())[-1]["metrics"]["acc1"]
+    assert lines[3][:2] == ["zero", "acc1"] and lines[3][4] == f"{100 * fused:.1f}"
+    assert lines[2][:3] == ["mmvp_nowhere", "failed", "-"] and lines[-1][:2] == ["mmvp_nowhere", "failed:"]
+    content = yaml.safe_load((place / "together/suite.yaml").read_text())
+    assert list(content["failed"]) == ["mmvp_nowhere"]
+    assert plan(from_file("together/suite.yaml")) == plan(from_words(tasks))
+
+
+def test_an_error_of_no_users_loses_none_either(place, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(place)
+
+    def broken(*args, **kwargs):
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setattr(zero_shot, "evaluate", broken)
+    words = ["--tasks", "zero-shot:animals", "mmvp:pairs", "--limit", "2", "--output", "broken"]
+    assert command.main(["--model", "s0", "--device", "cpu", *words]) == 2
+    out, error = capsys.readouterr()
+    assert "Traceback" in error and "zero_shot_animals failed: RuntimeError: no such kernel" in out
+    [row] = json.loads((place / "broken/mmvp_pairs.json").read_text())
+    assert row["limit"] == 2 == row["metrics"]["n_pairs"] and not (place / "broken/zero_shot_animals.json").exists()
+
+
+def test_two_ranks_give_the_scores_of_one(place) -> None:
+    words = ["--model", "s0", "--device", "cpu", "--tasks", "zero-shot:animals:no-cache=true,mmvp:pairs,mmvp:nowhere"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    for output, launch in (("one", [sys.executable]), ("two", torchrun)):
+        asked = [*launch, "-m", "eval.main", *words, "--output", str(place / output)]
+        env = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+        ended = subprocess.run(asked, cwd=place, env=env, capture_output=True, text=True, check=False)
+        assert ended.returncode == (2 if output == "one" else 1), ended.stderr
+        assert ended.stderr.count("error: mmvp_nowhere:") == 1
+    for name in ("zero_shot_animals.json", "mmvp_pairs.json", "suite.yaml"):
+        assert (place / "two" / name).read_bytes() == (place / "one" / name).read_bytes()
+
+
+def _failing(rank: int, world_size: int) -> str:
+    def work() -> int:
+        if rank == 1:
+            raise KeyError("only here")
+        return rank
+
+    assert on_all_ranks(lambda: rank, world_size) == rank
+    try:
+        on_all_ranks(work, world_size)
+    except (KeyError, UserError) as error:
+        return f"{type(error).__name__} {error}"
+    return "none"
+
+
+def test_a_failure_of_one_rank_is_raised_by_all() -> None:
+    assert run_ranks(_failing, 2) == ["UserError 'only here'", "KeyError 'only here'"]
+
+
+def test_a_limit_is_spread_evenly(tmp_path) -> None:
+    assert spread(7, None) == list(range(7)) == spread(7, 9) and spread(7, 3) == [0, 2, 4] and spread(0, 3) == []
+    assert some("abcdefgh", 4) == ["a", "c", "e", "g"]
+    data = open_set(str(class_folders(tmp_path / "set", per_class=4)))
+    few = some_images(data, 6)
+    assert [sample.label for sample in few.share()] == [0, 1, 2, 3, 4, 5] and few.size == 6
+    assert [sample.label for sample in few.share(1, 2)] == [1, 3, 5] and few.classnames == data.classnames
