@@ -33,7 +33,7 @@ class Entry:
         """Of the scores file: `name`, or what is scored: zero_shot_imagenet."""
         kind = self.task.replace("-", "_")
         stem = Path(self.place).name.removesuffix(".json") if self.place else ""
-        default = kind if stem in ("", kind) else f"{kind}_{stem}"
+        default = stem if stem.lower().startswith(kind) else "_".join(filter(None, (kind, stem)))
         return str(self.options.get("name", default))
 
     def as_mapping(self) -> dict[str, Any]:

@@ -21,6 +21,9 @@ from demo.__main__ import main
 from demo.data import TINY, generate
 from demo.features import FEATURES, NAMES
 from eval.data.mmvp import read_pairs
+from eval.data.retrieval import open_captions
+from eval.data.sugarcrepe import open_category
+from eval.data.winoground import open_examples
 from eval.report import main as report_main
 from training.shards import main as shards_main
 
@@ -72,6 +75,22 @@ def test_pairs_differ_in_the_named_feature_alone(tmp_path) -> None:
     for pair in pairs:
         feature = next(each for each in FEATURES if each.pattern == pair.type)
         assert set(pair.statements) <= set(feature.phrases) and pair.statements[0] != pair.statements[1]
+
+
+def test_the_pairs_are_listed_for_other_benchmarks_too(tmp_path) -> None:
+    directory = generate(tmp_path, SMALL, 0)
+    pairs = read_pairs(directory / "mmvp")
+    examples = open_examples("winoground", directory / "captions" / "examples.jsonl", directory / "mmvp")
+    crepe = open_category("replace_att", directory / "captions", directory / "mmvp")
+    assert [example.captions for example in examples] == list(crepe.captions)
+    for pair, example in zip(pairs, examples, strict=True):
+        assert [Path(image.where) for image in example.images] == list(pair.images)
+        first, second = (caption.split() for caption in example.captions)
+        differ = [words for words in zip(first, second, strict=True) if words[0] != words[1] and "an" not in words]
+        feature = next(each for each in FEATURES if each.pattern == pair.type)
+        assert len(differ) == 1 and set(differ[0]) <= set(feature.values)
+    retrieval = open_captions(str(directory / "captions" / "captions.json"), images=str(directory / "mmvp"))
+    assert len(retrieval.captions) == len(pairs) and {len(each) for each in retrieval.captions} == {2}
 
 
 def test_datasets_reads_the_zero_shot_sets(tmp_path, monkeypatch) -> None:

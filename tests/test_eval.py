@@ -49,6 +49,11 @@ def test_words_and_mappings_are_the_same_suite(tmp_path) -> None:
     planned = [plan(entries, batch_size=3, limit=None) for entries in suites]
     assert planned[0] == planned[1] == planned[2]
     pairs, classes, probe = planned[0]
+    assert [plan([each])[0].name for each in from_words(["mmvp:MMVP_VLM", "mmvp:a/mmvp", "sugarcrepe"])] == [
+        "MMVP_VLM",
+        "mmvp",
+        "sugarcrepe",
+    ]
     assert [each.name for each in planned[0]] == ["mmvp_pairs", "zero_shot_b", "probe"]
     assert pairs.args.prompt == "" and pairs.args.data == "sets/pairs" and pairs.args.batch_size == 3
     assert classes.args.split == "val" and classes.args.confusion and not pairs.task.shares_images

@@ -113,6 +113,30 @@ def test_every_layout_gives_the_same_scores(tmp_path, model) -> None:
     assert evaluate(scored, unpacked, benchmark="winoground") == wanted
 
 
+def test_a_parquet_and_a_list_of_ones_own_give_the_same_scores(tmp_path, model) -> None:
+    scored = ScoredModel(*mcl_clip.load(model), name="m")
+    wanted = evaluate(scored, open_examples("winoground", published_winoground(tmp_path / "published")))
+    table(tmp_path)
+    [parquet] = (tmp_path / "parquet" / "data").iterdir()
+    assert evaluate(scored, open_examples("winoground", parquet)) == wanted
+    (tmp_path / "own").mkdir()
+    own = parquet.rename(tmp_path / "own" / "mine.parquet")  # which `datasets` takes for a split "train"
+    assert evaluate(scored, open_examples("winoground", own.parent)) == wanted
+    for row in range(COUNT):
+        (tmp_path / "pictures" / str(row)).mkdir(parents=True)
+        for side in (0, 1):
+            (tmp_path / "pictures" / str(row) / f"{side}.png").write_bytes(encoded(2 * row + side))
+    named = [record | {f"image_{side}": f"{record['id']}/{side}.png" for side in (0, 1)} for record in records()]
+    (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, named)))
+    found = open_examples("winoground", tmp_path / "mine.jsonl", tmp_path / "pictures")
+    assert evaluate(scored, found) == wanted
+    (tmp_path / "pictures" / "mine.json").write_text(json.dumps(named))
+    assert evaluate(scored, open_examples("winoground", tmp_path / "pictures" / "mine.json")) == wanted
+    (tmp_path / "pictures" / "5" / "1.png").unlink()
+    with pytest.raises(UserError, match="--images"):
+        open_examples("winoground", tmp_path / "mine.jsonl", tmp_path / "pictures")
+
+
 @torch.inference_mode()
 def test_scores_equal_the_model_asked_pair_by_pair(tmp_path, model) -> None:
     loaded, preprocess, tokenizer = mcl_clip.load(model)
