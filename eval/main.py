@@ -13,13 +13,12 @@ from eval import suite
 from eval.all_ranks import on_all_ranks
 from eval.command import add_model_arguments, add_pass_arguments, joined, load_scored_model, new_parser
 from eval.models import ScoredModel
-from eval.scores import interval, lay_out, percent, write_scores
+from eval.scores import SUITE, interval, lay_out, percent, write_scores
 from eval.suite import Entry, Planned
 from eval.task import Results
 from mcl_clip.artifacts import atomic_path
 from mcl_clip.errors import UserError, exit_on_user_error, machine_error
 
-SUITE = "suite.yaml"
 EXAMPLES = (
     "mcl-eval --model runs/demo/fused --tasks mmvp:runs/demo-data/mmvp,zero-shot:runs/demo-data/zero_shot/texture "
     "--output runs/demo-eval",

@@ -9,6 +9,8 @@ from eval.models import ScoredModel
 from mcl_clip.artifacts import atomic_path, read_json, write_json
 from mcl_clip.errors import UserError
 
+SUITE = "suite.yaml"  # beside the scores files of mcl-eval
+
 
 def result(
     scored: ScoredModel,

@@ -13,6 +13,7 @@ from mcl_clip.clustering.encoder import AUTOCAST, TOWERS
 from mcl_clip.clustering.information import agreement
 from mcl_clip.clustering.stage import cluster_stage
 from mcl_clip.errors import UserError, as_user_error
+from mcl_clip.help_text import with_examples
 from mcl_clip.launch import take_slurm
 from training.arrows.source import open_or_index
 from training.ranks import Ranks, join, leave
@@ -98,7 +99,18 @@ def _report(clusters: Clusters, compare: str | None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="mcl-cluster", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="mcl-cluster",
+        description=with_examples(
+            (
+                "mcl-cluster runs/demo/stage_0 --train-data runs/demo/source --output runs/demo-clusters",
+                "mcl-cluster runs/demo/stage_1 --train-data runs/demo-data/train --previous "
+                "runs/demo/stage_0/clusters --mcl-clusters 4 --output runs/demo-clusters-1",
+            ),
+            "Embed data with a finished stage, fit k-means, label every sample; also under torchrun.",
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add = parser.add_argument
     add("model", help="stage directory with open_clip_config.json and weights")
     add(

@@ -7,6 +7,7 @@ from mcl_clip.fusion.files import load_fused
 from mcl_clip.fusion.hub_export import export_hf
 from mcl_clip.fusion.load import fuse, fused_directory
 from mcl_clip.fusion.output import check_output
+from mcl_clip.help_text import with_examples
 from mcl_clip.launch import one_process
 
 
@@ -16,9 +17,15 @@ def main(arguments: list[str] | None = None) -> int:
     """Write the directory."""
     parser = argparse.ArgumentParser(
         prog="mcl-export-hf",
-        description="Write a fused model for transformers: AutoModel.from_pretrained(OUTPUT, trust_remote_code=True) "
-        'and pipeline("zero-shot-image-classification", model=OUTPUT, trust_remote_code=True).',
-        epilog="example: mcl-export-hf runs/NAME/fused --output for-the-hub",
+        description=with_examples(
+            (
+                "mcl-export-hf runs/demo/fused --output runs/demo-hf",
+                "mcl-export-hf runs/demo/stage_0 --output runs/demo-hf-stage",
+            ),
+            "Write a fused model for transformers: AutoModel.from_pretrained(OUTPUT, trust_remote_code=True) and "
+            'pipeline("zero-shot-image-classification", model=OUTPUT, trust_remote_code=True).',
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "model", metavar="FUSED_DIR", help="a fused directory, a stage directory, or hf-hub:OWNER/NAME of either"

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from mcl_clip.errors import UserError
+from mcl_clip.help_text import with_examples
 from mcl_clip.openclip.flags import parse_args as parse_open_clip
 from training.open_clip_flags import HONOURED, REFUSED_VALUES, why_refused
 
@@ -19,7 +20,16 @@ def parser() -> argparse.ArgumentParser:
     ours = argparse.ArgumentParser(
         prog="mcl-train",
         usage="mcl-train [flags below] [open_clip's flags] (or: torchrun --nproc_per_node N -m training.main -- ...)",
-        description="Train all stages of multistage contrastive learning in one job, and fuse them.",
+        description=with_examples(
+            (
+                "mcl-train --train-data runs/demo-data/train --model mcl-tiny-conv --epochs 1 --batch-size 64 "
+                "--mcl-stages 1 --mcl-clusters 4 --workers 0 --logs runs --name small",
+                "mcl-train --train-data runs/demo-data/train --model mcl-tiny-conv --epochs 1 --batch-size 64 "
+                "--mcl-stages 2 --mcl-clusters 4 --workers 0 --logs runs --name small-longer",
+            ),
+            "Train all stages of multistage contrastive learning in one job, and fuse them.",
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
         add_help=False,
     )

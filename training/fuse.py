@@ -17,6 +17,7 @@ from mcl_clip.fusion.fit_pairs import fit_fusion, told
 from mcl_clip.fusion.fused_model import FusedCLIP
 from mcl_clip.fusion.load import fuse
 from mcl_clip.fusion.output import check_output
+from mcl_clip.help_text import with_examples
 from mcl_clip.launch import one_process
 from mcl_clip.models.stage_model import CONFIG_NAME, model_hash
 from training.arrows.source import open_or_index
@@ -124,9 +125,15 @@ def _clusters(options: argparse.Namespace) -> list[Clusters | None]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mcl-fuse",
-        description="Fuse the stages of multistage contrastive learning into one CLIP. "
-        "Blocks that stages share run once and are stored once.",
-        epilog="example: mcl-fuse runs/NAME/stage_0 runs/NAME/stage_1 --output fused",
+        description=with_examples(
+            (
+                "mcl-fuse runs/demo/stage_0 runs/demo/stage_1 --output runs/demo-fused",
+                "mcl-fuse runs/demo/stage_0 runs/demo/stage_2 --fusion mean-cosine --output runs/demo-mean",
+            ),
+            "Fuse the stages of multistage contrastive learning into one CLIP. Blocks that stages share run once and "
+            "are stored once.",
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add(

@@ -14,11 +14,16 @@ from eval.report.verdict import PAIR, verdict
 from eval.scores import interval, percent
 from mcl_clip.artifacts import atomic_path
 from mcl_clip.errors import exit_on_user_error
+from mcl_clip.help_text import with_examples
 from mcl_clip.launch import one_process
 
 
-def write_report(run: Path) -> Path:
-    """Write report.html and report.md of a run directory from what stands in it; returns the page's path."""
+def write_report(run: Path, output: Path | None = None) -> Path:
+    """Write report.html and report.md of a run directory, or of mcl-eval's output, from what stands in it.
+
+    They go to the directory `output`, by default `run`. Returns the page's path.
+    """
+    output = output or run
     facts = read_run(run)
     pairs = of_task(facts, "mmvp_vlm")
     content = {
@@ -27,6 +32,7 @@ def write_report(run: Path) -> Path:
         "tiles": [tile for results in pairs.values() for tile in tiles(results)],
         "made": made_of(facts.recipe),
         "sections": [*pair_sections(pairs), *zero_shot_sections(facts), *other_sections(facts)],
+        "failed": facts.failed,
         "losses": loss_picture(facts),
         "clusterings": clusterings(facts),
         "known": known_features(facts),
@@ -34,9 +40,9 @@ def write_report(run: Path) -> Path:
         "versions": facts.recipe.get("versions", {}),
     }
     for name in ("report.md", "report.html"):
-        with atomic_path(run / name) as temporary:
+        with atomic_path(output / name) as temporary:
             temporary.write_text(TEMPLATES.get_template(f"{name}.j2").render(content), encoding="utf-8")
-    return run / "report.html"
+    return output / "report.html"
 
 
 def tiles(pairs: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
@@ -133,10 +139,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
     parser = argparse.ArgumentParser(
         prog="mcl-report",
-        description="Write report.html (self-contained) and report.md into a run directory, from what stands in it: "
-        "every scores file in RUN/scores, the losses, the clusters of every stage.",
+        description=with_examples(
+            ("mcl-report runs/demo", "mcl-report runs/demo --output runs/demo-report"),
+            "Write report.html (self-contained) and report.md into a run directory, from what stands in it: every "
+            "scores file in RUN/scores, the losses, the clusters of every stage; or into the output of mcl-eval.",
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("run", type=Path, help="the run directory, for example runs/demo")
+    parser.add_argument("run", type=Path, help="the run directory, or the --output of mcl-eval")
+    parser.add_argument("--output", type=Path, help="directory of the report (default: RUN)")
     args = parser.parse_args(argv)
-    print(write_report(args.run))
+    print(write_report(args.run, args.output))
     return 0

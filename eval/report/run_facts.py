@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from eval.scores import read_scores
+import yaml
+
+from eval.scores import SUITE, read_scores
 from mcl_clip.artifacts import read_json
 from mcl_clip.clustering.information import attribute_information
 from mcl_clip.errors import UserError
@@ -28,35 +30,45 @@ class Clustering:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """Everything a report is made of. `scores`: the results of every scores file, by its name without .json."""
+    """Everything a report is made of. `scores`: the results of every scores file, by its name without .json.
+
+    failed: why mcl-eval has no scores of a task, by the task's name.
+    """
 
     name: str
     recipe: dict[str, Any]
     scores: dict[str, list[dict[str, Any]]]
     losses: dict[int, list[dict[str, Any]]]
     clusterings: list[Clustering]
+    failed: dict[str, str]
 
 
 def read_run(run: Path) -> RunFacts:
-    """Read a run directory; `UserError` when it holds none."""
+    """Read a run directory, or the output of mcl-eval; `UserError` when it is neither."""
     recipe = run / "recipe.yaml"
-    if not recipe.is_file():
-        raise UserError(f"{run} is no run directory: it has no recipe.yaml")
-    import yaml
+    scores = run / "scores" if recipe.is_file() else run
+    if not recipe.is_file() and not (run / SUITE).is_file():
+        raise UserError(f"{run} is neither a run directory (recipe.yaml) nor the output of mcl-eval ({SUITE})")
 
     stages = sorted(run.glob("stage_*"), key=lambda path: int(path.name.removeprefix("stage_")))
     source = Manifest.load(run / "source") if (run / "source" / "manifest.json").is_file() else None
     return RunFacts(
         name=run.name,
-        recipe=yaml.safe_load(recipe.read_text()),
-        scores={path.stem: read_scores(path) for path in sorted((run / "scores").glob("*.json"))},
+        recipe=yaml.safe_load(recipe.read_text()) if recipe.is_file() else {},
+        scores={path.stem: read_scores(path) for path in sorted(scores.glob("*.json"))},
         losses={number: _metrics(stage / "metrics.jsonl") for number, stage in enumerate(stages)},
         clusterings=[
             _clustering(number, stage / "clusters", source)
             for number, stage in enumerate(stages)
             if (stage / "clusters" / "clusters.json").is_file()
         ],
+        failed=_failed(scores / SUITE),
     )
+
+
+def _failed(path: Path) -> dict[str, str]:
+    content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return content.get("failed", {})
 
 
 def _metrics(path: Path) -> list[dict[str, Any]]:
