@@ -17,17 +17,25 @@ from mcl_clip.models.stage_model import save_stage_model
 from tests.test_mmvp import write_questions, write_set
 from tests.tiny_models import TINY, tiny_model
 
+CHOICES = {
+    "a": "12 12 12 12 11 22 21 11 22 21 11 12",
+    "b": "12 12 21 11 12 12 12 12 22 21 11 12",
+}
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
-    """The scores a.json and b.json of two models on the same pairs."""
+    """The scores a.json and b.json on the same pairs, of other choices than a model's so that all cases occur."""
     root = tmp_path_factory.mktemp("place")
     write_questions(root, write_set(root, 12))
-    for seed, name in ((0, "a"), (1, "b")):
-        built = tiny_model("vit", seed)
-        save_stage_model(built, root / name, model_cfg=TINY["vit"], preprocess_cfg=built.visual.preprocess_cfg)
-        flags = ["--device", "cpu", "--data", str(root), "--output", str(root / f"{name}.json")]
-        assert mmvp.main(["--model", str(root / name), *flags, "--csv", str(root / f"{name}.csv")]) == 0
+    built = tiny_model("vit", 0)
+    save_stage_model(built, root / "a", model_cfg=TINY["vit"], preprocess_cfg=built.visual.preprocess_cfg)
+    flags = ["--device", "cpu", "--data", str(root), "--output", str(root / "a.json")]
+    assert mmvp.main(["--model", str(root / "a"), *flags]) == 0
+    [row] = json.loads((root / "a.json").read_text())
+    assert len(row["choices"].split()) == 12 and row["pairs"].split() == [str(2 * n + 1) for n in range(12)]
+    for name, choices in CHOICES.items():
+        (root / f"{name}.json").write_text(json.dumps([row | {"choices": choices, "source": name}]))
     return root
 
 
@@ -57,18 +65,15 @@ def test_command_counts_what_the_listings_hold(place, capsys) -> None:
     outputs = ["--output", str(place / "diff.json"), "--html", str(place / "diff.html")]
     assert main([str(place / "a.json"), str(place / "b.json"), "--data", str(place), *outputs]) == 0
     out = capsys.readouterr().out
-    right = {}
-    for name in "ab":
-        lines = (place / f"{name}.csv").read_text().splitlines()[1:]
-        right[name] = [line.rpartition(",")[2] == "1" for line in lines]
+    right = {name: [word == "12" for word in words.split()] for name, words in CHOICES.items()}
     won = sum(after and not before for before, after in zip(right["a"], right["b"], strict=True))
     lost = sum(before and not after for before, after in zip(right["a"], right["b"], strict=True))
-    assert won + lost > 0, "the models must differ"
+    assert (won, lost) == (4, 2)
     said = json.loads((place / "diff.json").read_text())
     every = said["types"][-1]
     assert (every["type"], every["won"], every["lost"]) == ("all pairs", won, lost)
     assert every["p_value"] == pytest.approx(mcnemar(won, lost))
-    assert said["first"]["source"] == str(place / "a") and said["second"]["model"] == "stage_0"
+    assert said["first"]["source"] == "a" and said["second"]["model"] == "stage_0"
     assert out.splitlines()[-1].split()[:2] == ["all", "pairs"] and "A: stage_0" in out
     page = (place / "diff.html").read_text()
     assert "http" not in page and "<script" not in page and page.count("data:image/jpeg") == 2 * 12
