@@ -89,6 +89,8 @@ def _train(arguments, log, rank, world_size, port, die_at, counter=None, before=
 
     from training.main import main
 
+    # As a command starts them: readers forked from a server would outlive a killed job, and import everything anew.
+    multiprocessing.set_start_method("fork", force=True)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
