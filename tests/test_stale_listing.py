@@ -1,5 +1,6 @@
 """A rank whose network file system shows an older listing takes the same steps as the first one."""
 
+import os
 import re
 import shutil
 from collections import Counter
@@ -26,7 +27,7 @@ def hide(rank):
         return 0 < looks[path] <= 2
 
     def told(self, step, batches):
-        print(f"rank {rank} takes step {step}", flush=True)
+        os.write(1, f"rank {rank} takes step {step}\n".encode())  # in one piece: all ranks write to one log
         return call(self, step, batches)
 
     TrainingStep.__call__ = told
