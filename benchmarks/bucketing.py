@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
+from benchmarks.synced import timed
 from mcl_clip import seeds
 from mcl_clip.shards.buckets import write_buckets
 from mcl_clip.shards.index import index_sources
@@ -68,10 +69,10 @@ def _measure(options: argparse.Namespace, folder: Path) -> dict:
     labels = RandomLabels(options.labels, options.seed)
     copies, buckets = [], []
     for _ in range(options.repeats):
-        copies.append(_timed(lambda: _copy(folder / "data", folder / "copy", options.workers)))
+        copies.append(timed(lambda: _copy(folder / "data", folder / "copy", options.workers)))
         shutil.rmtree(folder / "copy")
         buckets.append(
-            _timed(
+            timed(
                 lambda: write_buckets(
                     source, labels, folder / "buckets", shard_size=options.shard_size, workers=options.workers
                 )
@@ -91,15 +92,6 @@ def _measure(options: argparse.Namespace, folder: Path) -> dict:
         "samples": source.num_samples,
         **{name: getattr(options, name) for name in ("sample_kib", "labels", "shard_size", "workers", "seed")},
     }
-
-
-def _timed(work) -> float:
-    """Seconds of `work` and of bringing what it wrote to the disk; nothing else is left to be written."""
-    os.sync()
-    start = time.perf_counter()
-    work()
-    os.sync()
-    return time.perf_counter() - start
 
 
 def _copy(source: Path, target: Path, workers: int) -> None:

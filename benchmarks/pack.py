@@ -9,12 +9,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from benchmarks.synced import timed
 from mcl_clip import seeds
 from mcl_clip.packing.job import pack
 from mcl_clip.packing.open import Wanted, open_source
@@ -51,7 +51,7 @@ def _measure(options: argparse.Namespace, folder: Path) -> dict:
     _read_all(folder / "images")
     tars, packs, peaks = [], [], []
     for _ in range(options.repeats):
-        tars.append(_timed(lambda: subprocess.run(["tar", "cf", "all.tar", "images"], cwd=folder, check=True)))
+        tars.append(timed(lambda: subprocess.run(["tar", "cf", "all.tar", "images"], cwd=folder, check=True)))
         (folder / "all.tar").unlink()
         done = _child(folder / "all.csv", options.workers)
         packs.append(done["seconds"])
@@ -84,18 +84,9 @@ def _child(table: Path, workers: int) -> dict:
 def _packed(table: Path, workers: int) -> dict:
     source = open_source(str(table), Wanted(separator=","))
     samples = []
-    seconds = _timed(lambda: samples.append(pack(source, table.with_suffix(".packed"), workers=workers).samples))
+    seconds = timed(lambda: samples.append(pack(source, table.with_suffix(".packed"), workers=workers).samples))
     own, worker = (resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return {"samples": samples[0], "seconds": seconds, "peak_mib": round(own + worker * (workers > 1) * workers, 1)}
-
-
-def _timed(work) -> float:
-    """Seconds of `work` and of bringing what it wrote to the disk; nothing else is left to be written."""
-    os.sync()
-    start = time.perf_counter()
-    work()
-    os.sync()
-    return time.perf_counter() - start
 
 
 def _write_images(folder: Path, count: int, size: int) -> int:
