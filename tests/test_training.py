@@ -378,7 +378,7 @@ class TestBadInput:
 
     def test_changed_data_is_refused(self, tmp_path, capfd):
         assert main(command(tmp_path, "--epochs", "1")) == 0
-        write_shards(tmp_path / "tars", 3, 41, size=24)
+        write_shards(tmp_path / "tars", 3, 80, size=24)
         assert "00000.tar" in fails(capfd, command(tmp_path, "--epochs", "1", "--mcl-stages", "1"))
 
     def test_moved_data_goes_on(self, tmp_path):

@@ -96,7 +96,8 @@ class TarCache:
                 try:
                     _persist(url, lambda system, path, file=file: _copy(system, path, file, url, size))
                     os.fsync(file)
-                    os.replace(part, whole)
+                    with _locked(self.directory / "lock"):  # nobody is counting files meanwhile
+                        os.replace(part, whole)
                 except BaseException:
                     part.unlink(missing_ok=True)
                     raise
