@@ -2,6 +2,7 @@
 
 import logging
 import multiprocessing
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -130,6 +131,16 @@ def test_real_ranks_deliver_the_plan_and_others_resume_exactly_the_rest(index):
     alone = loader_of(index, batch_size=4, accum_freq=2)
     alone.load_state_dict(state)
     assert keys_by_step(alone) == rest
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere readers are spawned")
+def test_readers_see_the_end_of_their_trainer_under_any_start_method(index, monkeypatch):
+    default = multiprocessing.context._default_context
+    monkeypatch.setattr(default, "_actual_context", multiprocessing.get_context("forkserver"))  # as Python 3.14 has it
+    loader = loader_of(index, workers=1)
+    next(iter(loader))
+    (reader,) = loader._loader._iterator._workers
+    assert Path(f"/proc/{reader.pid}/stat").read_text().rpartition(")")[2].split()[1] == str(os.getpid())
 
 
 def test_state_in_the_middle_of_a_step_goes_back_to_its_start(index):

@@ -1,6 +1,7 @@
 """A recipe is resolved once, survives its YAML file, and says what differs."""
 
 import dataclasses
+import json
 
 import pytest
 import yaml
@@ -214,6 +215,22 @@ def test_values_that_cannot_be_trained_with_are_refused(arguments, message):
 )
 def test_what_has_an_effect_is_taken(arguments):
     make(*arguments)
+
+
+def test_a_folder_with_a_configuration_alone_has_no_weights_to_keep_or_to_lock(tmp_path):
+    config = {"model_cfg": {"vision_cfg": {}, "text_cfg": {}}, "preprocess_cfg": {}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    model = ["--model", f"local-dir:{tmp_path}", "--mcl-stages", "1"]
+    assert make(*model).base == "train"
+    for arguments, message in (
+        (["--mcl-base", "keep"], "--mcl-base keep needs the weights"),
+        (["--lock-image"], "--lock-image would keep a tower as it is drawn"),
+        (["--lock-text"], "--lock-text would keep a tower as it is drawn"),
+    ):
+        with pytest.raises(UserError, match=message):
+            make(*model, *arguments)
+    (tmp_path / "weights.bin").touch()
+    assert make(*model, "--lock-image").base == "keep"
 
 
 def test_one_stage_that_locks_is_enough(tmp_path):

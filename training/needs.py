@@ -5,7 +5,9 @@ from dataclasses import asdict
 from typing import Any
 
 from mcl_clip.errors import UserError
+from mcl_clip.models.stage_model import read_stage_config
 from mcl_clip.openclip.configs import get_model_config
+from mcl_clip.openclip.models import names_weights
 from training.recipe import StageRecipe
 
 Values = Mapping[str, Any]
@@ -74,9 +76,12 @@ def check_needs(
 
 def _check_locks_of_new_weights(values: Values, stage: StageRecipe) -> None:
     """A locked tower of stage 0 has weights: the model's, or its own (ImageNet's, Hugging Face's)."""
-    config = get_model_config(values["model"]) if ":" not in values["model"] else None
-    if values["pretrained"] or config is None:
+    if values["pretrained"] or names_weights(values["model"]):
         return
+    schema, _, folder = values["model"].rpartition(":")
+    config = read_stage_config(folder)["model_cfg"] if schema == "local-dir" else get_model_config(values["model"])
+    if config is None:
+        return  # refused where it is built
     image_is_new = not (values["pretrained_image"] or config["vision_cfg"].get("timm_model_pretrained"))
     if stage.lock_image and image_is_new:
         raise UserError("--lock-image would keep a tower as it is drawn: give --pretrained, or --pretrained-image")

@@ -6,6 +6,7 @@ from dataclasses import fields
 from typing import Any
 
 from mcl_clip.errors import UserError
+from mcl_clip.openclip.models import names_weights
 from mcl_clip.openclip.transforms import AugmentationCfg
 from mcl_clip.plan.policy import Policy
 from mcl_clip.shards.captions import caption_keys
@@ -95,12 +96,13 @@ def resolve(
 
 
 def _base(values: Mapping[str, Any]) -> str:
-    has_weights = bool(values["pretrained"]) or values["model"].startswith(("hf-hub:", "local-dir:"))
+    has_weights = bool(values["pretrained"]) or names_weights(values["model"])
     if values["base"] == "auto":
         return "keep" if has_weights and values["stages"] > 0 else "train"
     if values["base"] == "keep" and not has_weights:
         raise UserError(
-            "--mcl-base keep needs the weights to keep: give --pretrained, or --model hf-hub:... or local-dir:..."
+            "--mcl-base keep needs the weights to keep: give --pretrained, or --model hf-hub:... or local-dir:... "
+            "with a file of them"
         )
     return values["base"]
 

@@ -13,6 +13,7 @@ from mcl_clip.errors import UserError
 from mcl_clip.loading.decode import DecodeError
 from mcl_clip.loading.readers import from_readers
 from mcl_clip.shards.manifest import Manifest
+from mcl_clip.shards.pool import START_METHOD
 from mcl_clip.shards.reader import ShardRows
 
 
@@ -46,6 +47,7 @@ def embed(
         sampler=_tasks(requests, batch_size),  # type: ignore[arg-type]
         batch_size=None,
         num_workers=workers,
+        multiprocessing_context=START_METHOD if workers else None,
         pin_memory=encoder.device.type == "cuda",
         generator=torch.Generator(),  # else the loader draws its workers' seeds from the global state
     )

@@ -20,6 +20,7 @@ from mcl_clip.plan.plan import Plan
 from mcl_clip.plan.policy import Policy
 from mcl_clip.plan.segments import SegmentLayout
 from mcl_clip.shards.manifest import Manifest
+from mcl_clip.shards.pool import START_METHOD
 
 VERSION = 1
 
@@ -99,6 +100,7 @@ class GlobalBatchLoader:
             sampler=_Requests(self),
             batch_size=None,
             num_workers=workers,
+            multiprocessing_context=START_METHOD if workers else None,
             persistent_workers=workers > 0,
             prefetch_factor=2 if workers else None,
             worker_init_fn=_ignore_preemption,

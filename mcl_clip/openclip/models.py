@@ -18,6 +18,14 @@ from open_clip.model import set_model_preprocess_cfg as set_model_preprocess_cfg
 TEXT_FOLDER = "text"
 
 
+def names_weights(model_name: str) -> bool:
+    """Whether a name says where weights lie: on the hub, or in a folder in which open_clip finds a file of them."""
+    schema, _, place = model_name.partition(":")
+    if schema != "local-dir":
+        return schema == "hf-hub"
+    return any(file for suffix in ("safetensors", "bin", "pth") for file in Path(place).glob(f"*.{suffix}"))
+
+
 def create_model(model_name: str, *args: Any, **kwargs: Any) -> Any:
     """Open_clip's, with the text tower that `text_beside` finds."""
     return open_clip.create_model(model_name, *args, **kwargs, **text_beside(model_name))

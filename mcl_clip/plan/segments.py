@@ -21,7 +21,7 @@ class Segment:
         return self.length - self.padding
 
 
-@dataclass(frozen=True)
+@dataclass(unsafe_hash=True)  # not frozen: torch 2.7 compiles anew for every frozen one that it sees
 class SegmentLayout:
     """Lengths of the contiguous segments of a global batch, in position order.
 
@@ -32,10 +32,9 @@ class SegmentLayout:
     lengths: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        lengths = tuple(int(length) for length in self.lengths)
-        if any(length <= 0 for length in lengths):
-            raise ValueError(f"segment lengths must be positive, got {lengths}")
-        object.__setattr__(self, "lengths", lengths)
+        self.lengths = tuple(int(length) for length in self.lengths)
+        if any(length <= 0 for length in self.lengths):
+            raise ValueError(f"segment lengths must be positive, got {self.lengths}")
 
     @staticmethod
     def one(size: int) -> "SegmentLayout":

@@ -11,6 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from typing import Any
 
+START_METHOD = "fork" if sys.platform == "linux" else "spawn"
+"""How readers are started, whatever Python's default: a forked one does not import the main module anew, and, unlike
+one of a fork server, sees that its parent was killed."""
+
 _task: Callable[[Any], Any] | None = None
 
 
@@ -28,9 +32,7 @@ def run(task: Callable[[Any], Any], items: Sequence[Any], workers: int) -> Itera
         for item in items:
             yield item, task(item)
         return
-    # Forked like the workers of a DataLoader: no second import of the caller's main module.
-    method = "fork" if sys.platform == "linux" else "spawn"
-    context = multiprocessing.get_context(method)
+    context = multiprocessing.get_context(START_METHOD)
     with ProcessPoolExecutor(min(workers, len(items)), context, _start, (task, os.getpid())) as pool:
         pending: dict[Any, Any] = {}
         remaining = iter(items)
