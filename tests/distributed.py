@@ -1,6 +1,7 @@
 """Real gloo processes for tests: every rank runs one function, its results come back in rank order."""
 
 import functools
+import os
 import socket
 import time
 import traceback
@@ -9,15 +10,15 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
+from tests.jobs import CONTEXT
 from training.ranks import Ranks
 
 T = TypeVar("T")
 
 
 def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout: float = 600.0) -> list[Any]:
-    """Run `function(rank, world_size, *args)` in `world_size` spawned processes with a gloo group.
+    """Run `function(rank, world_size, *args)` in `world_size` processes with a gloo group.
 
     Returns the results (picklable; tensors as numpy) by rank. The first failure is raised with its traceback, a process
     that died without one at once; the timeout is for ranks that hang, and may be long. `function` must be defined at
@@ -26,10 +27,11 @@ def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    context = mp.get_context("spawn")
-    results = context.SimpleQueue()
+    results = CONTEXT.SimpleQueue()
     ranks = [
-        context.Process(target=_rank, args=(function, rank, world_size, port, args, results), daemon=True)
+        CONTEXT.Process(
+            target=_rank, args=(dict(os.environ), function, rank, world_size, port, args, results), daemon=True
+        )
         for rank in range(world_size)
     ]
     for process in ranks:
@@ -76,7 +78,8 @@ def once(function: Callable[..., T]) -> Callable[..., T]:
     return cached
 
 
-def _rank(function, rank, world_size, port, args, results):
+def _rank(environment, function, rank, world_size, port, args, results):
+    os.environ.update(environment)  # the server has that of its start
     torch.set_num_threads(1)
     try:
         dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size)

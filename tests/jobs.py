@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["training.main", "tests.jobs"])
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["training.main", "tests.distributed", "tests.jobs"])
 # Each names a moment at which something on the disk changes or is about to.
 EVENTS = frozenset(
     {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "os.listdir", "os.scandir"}
@@ -30,7 +30,7 @@ def start(
 
     With `die_at`, it gets SIGKILL at that event of `EVENTS`.
     """
-    process = _context.Process(
+    process = CONTEXT.Process(
         target=_train, args=(list(arguments), str(log), rank, world_size, port, die_at, None, before)
     )
     process.start()
@@ -77,8 +77,8 @@ def wait_for(condition: Callable[[], bool], timeout: float = 600) -> None:
 
 def count_events(arguments: Sequence[str], log: Path) -> int:
     """Events of `EVENTS` in an uninterrupted run."""
-    counter = _context.Value("q", 0)
-    process = _context.Process(target=_train, args=(list(arguments), str(log), 0, 1, 0, 0, counter))
+    counter = CONTEXT.Value("q", 0)
+    process = CONTEXT.Process(target=_train, args=(list(arguments), str(log), 0, 1, 0, 0, counter))
     process.start()
     assert finish(process) == 0, log.read_text()
     return counter.value
