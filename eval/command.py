@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 import mcl_clip
+from eval.data.images import THREADS
 from eval.models import ScoredModel
 from eval.scores import table, write_scores
 from eval.task import Task
@@ -64,7 +65,7 @@ def joined(args: argparse.Namespace, together: bool) -> Iterator[None]:
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """--model, --pretrained, --fusion, --device, --precision."""
+    """--model, --pretrained, --fusion, --device, --precision, --workers."""
     parser.add_argument(
         "--model",
         required=True,
@@ -75,6 +76,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fusion", default="concat", choices=("concat", "mean-cosine"), help="of several models")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", default="fp32", choices=("fp32", "amp", "amp_bf16", "bf16", "fp16"))
+    parser.add_argument(
+        "--workers",
+        type=positive,
+        default=THREADS,
+        help=f"threads that read and decode images, a batch ahead of the model (default {THREADS})",
+    )
 
 
 def add_pass_arguments(parser: argparse.ArgumentParser) -> None:
@@ -118,7 +125,7 @@ def load_scored_model(args: argparse.Namespace) -> ScoredModel:
         )
     except UserError as error:
         raise UserError(f"--model {args.model}: {error}") from None
-    return ScoredModel(model, preprocess, tokenizer, args.model, args.pretrained or "", args.precision)
+    return ScoredModel(model, preprocess, tokenizer, args.model, args.pretrained or "", args.precision, args.workers)
 
 
 def tell(notes: Sequence[str]) -> None:

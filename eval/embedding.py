@@ -26,7 +26,7 @@ def embed_images(
     `count` samples are announced by the progress bar. Raises `UserError` on a broken image or embedding.
     """
     with tqdm(total=count, desc=what, unit="img", disable=not progress) as bar:
-        for batch in batches(samples, scored.preprocess, batch_size):
+        for batch in batches(samples, scored.decoded, batch_size, scored.workers):
             with torch.inference_mode(), scored.autocast():
                 stages = stage_embeddings(scored.model, image=scored.to_device(batch.pixels))
             yield [require_finite(stage, "images") for stage in stages], batch

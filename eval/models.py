@@ -4,12 +4,17 @@ import contextlib
 import hashlib
 import platform
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from eval.data.images import THREADS
+from eval.transforms import OwnTransform, scoring_transform
+from mcl_clip.loading.augment import EvalTransform
+from mcl_clip.loading.normalize import Normalize
 from mcl_clip.openclip.precision import get_autocast, get_input_dtype
 from mcl_clip.openclip.version import VERSION
 
@@ -21,7 +26,7 @@ class ScoredModel:
     """A model in evaluation mode with what belongs to it; `record` goes into every result.
 
     `precision` is open_clip's word for how it is run; by default the one that it was loaded with (see
-    `precision_of`).
+    `precision_of`). `workers` threads read and decode its images.
     """
 
     model: nn.Module
@@ -30,6 +35,7 @@ class ScoredModel:
     name: str = ""
     pretrained: str = ""
     precision: str = ""
+    workers: int = THREADS
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "precision", self.precision or precision_of(self.model))
@@ -39,9 +45,22 @@ class ScoredModel:
         """Where the model is."""
         return next(self.model.parameters()).device
 
-    def to_device(self, pixels: Tensor) -> Tensor:
-        """Images as the model takes them: on its device, and in its own dtype where that is a half one."""
-        return pixels.to(self.device, get_input_dtype(self.precision))
+    @cached_property
+    def _transform(self) -> EvalTransform | OwnTransform:
+        return scoring_transform(self.model, self.preprocess)
+
+    @cached_property
+    def _normalize(self) -> Normalize:
+        dtype = get_input_dtype(self.precision) or torch.float32
+        return Normalize(self._transform.mean, self._transform.std, dtype).to(self.device)
+
+    def decoded(self, data: bytes) -> Tensor:
+        """[3, H, W] of an encoded image, for `to_device`; `DecodeError` when it is none (see `scoring_transform`)."""
+        return self._transform(data)[0]
+
+    def to_device(self, images: Tensor) -> Tensor:
+        """Images as the model takes them: normalised, on its device, and in its own dtype where that is a half one."""
+        return self._normalize(images.to(self.device))
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """The autocast of `precision`, as open_clip's."""

@@ -1,4 +1,4 @@
-"""Images on their way to the model: read, decoded and preprocessed by threads, a batch ahead of the model."""
+"""Images on their way to the model: read and decoded by threads, a batch ahead of the model."""
 
 import hashlib
 import io
@@ -9,13 +9,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from mcl_clip.errors import UserError
+from mcl_clip.loading.decode import DecodeError
 
 THREADS = min(8, os.cpu_count() or 1)
 
@@ -35,7 +35,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Batch:
-    """Preprocessed images [B, 3, H, W] and, in the same order, what is known of them."""
+    """Images [B, 3, H, W] as `ScoredModel.to_device` takes them and, in the same order, what is known of them."""
 
     pixels: Tensor
     labels: list[int | str]
@@ -47,15 +47,21 @@ def file_sample(path: Path, label: int | str = 0) -> Sample:
     return Sample(path.read_bytes, str(path), label)
 
 
-def batches(samples: Iterable[Sample], preprocess: Callable[[Image.Image], Any], batch_size: int) -> Iterator[Batch]:
-    """Batches in the order of `samples`, the last one as it comes. Raises `UserError` naming a broken image."""
+def batches(
+    samples: Iterable[Sample], decoded: Callable[[bytes], Tensor], batch_size: int, workers: int = THREADS
+) -> Iterator[Batch]:
+    """Batches in the order of `samples`, the last one as it comes. Raises `UserError` naming a broken image.
+
+    `decoded` makes an encoded image [3, H, W], and raises `DecodeError`; so many threads call it, each with one of its
+    own.
+    """
     samples = iter(samples)
     ahead: deque[tuple[list[Sample], list[Future]]] = deque()
-    pool = ThreadPoolExecutor(THREADS, "image")
+    pool = ThreadPoolExecutor(workers, "image", initializer=torch.set_num_threads, initargs=(1,))
 
     def begin() -> None:
         if chunk := list(islice(samples, batch_size)):
-            ahead.append((chunk, [pool.submit(_load, sample, preprocess) for sample in chunk]))
+            ahead.append((chunk, [pool.submit(_load, sample, decoded) for sample in chunk]))
 
     try:
         begin()
@@ -84,7 +90,7 @@ def decode(data: bytes, where: str) -> Image.Image:
             return image.convert("RGB")
     except Exception as error:  # a damaged file makes Pillow raise errors of a dozen kinds
         reason = "no known format" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise UserError(f"{where} does not open as an image ({reason}); fetch it again") from None
+        raise _broken(where, reason) from None
 
 
 def digest_of(sample: Sample, data: bytes) -> bytes:
@@ -100,6 +106,13 @@ def read(sample: Sample) -> bytes:
         raise UserError(f"{sample.where} cannot be read ({error.strerror}); fetch it again") from None
 
 
-def _load(sample: Sample, preprocess: Callable[[Image.Image], Any]) -> tuple[Tensor, bytes]:
+def _load(sample: Sample, decoded: Callable[[bytes], Tensor]) -> tuple[Tensor, bytes]:
     data = read(sample)
-    return preprocess(decode(data, sample.where)), digest_of(sample, data)
+    try:
+        return decoded(data), digest_of(sample, data)
+    except DecodeError as error:
+        raise _broken(sample.where, str(error)) from None
+
+
+def _broken(where: str, reason: str) -> UserError:
+    return UserError(f"{where} does not open as an image ({reason}); fetch it again")

@@ -11,7 +11,7 @@ from torchvision.io import ImageReadMode, decode_jpeg, decode_png
 
 MAX_PIXELS = 178_956_970  # twice Image.MAX_IMAGE_PIXELS, where Pillow itself refuses
 # Others are no pictures of a data set, and Pillow starts Ghostscript for one of them, EPS.
-PIL_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+PIL_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
