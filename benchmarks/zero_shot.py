@@ -16,7 +16,6 @@ from tqdm import tqdm
 
 import mcl_clip
 from benchmarks.clustering.shards import jpeg
-from benchmarks.train_step import TINY_VIT
 from eval.data.classification import open_set
 from eval.data.images import THREADS
 from eval.models import ScoredModel
@@ -24,6 +23,12 @@ from eval.tasks.zero_shot import evaluate
 from mcl_clip.models.stage_model import save_stage_model
 from mcl_clip.openclip.models import CLIP, set_model_preprocess_cfg
 from mcl_clip.openclip.transforms import PreprocessCfg
+
+TINY_VIT = {
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 224, "layers": 1, "width": 32, "head_width": 32, "patch_size": 56},
+    "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 32, "heads": 1, "layers": 1},
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
