@@ -2,11 +2,13 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 
 import mcl_clip
 from mcl_clip.clustering.clusters import Clusters
@@ -14,17 +16,20 @@ from mcl_clip.errors import UserError
 from mcl_clip.fusion.files import read_fused_config
 from mcl_clip.fusion.fit import FLOOR, fit_weights
 from mcl_clip.fusion.fit_pairs import fit_fusion
+from mcl_clip.fusion.fit_sample import choose_pairs
 from mcl_clip.fusion.load import fuse
 from mcl_clip.models.stage_model import model_hash
 from mcl_clip.shards.manifest import Manifest
 from tests.clusters import stage_directory, write_clusters
 from tests.data import make_index
+from tests.distributed import run_ranks, world_of
 from tests.tars import write_shards
 from tests.test_fusion_files import vit
 from tests.tiny_models import tiny_images
 from tests.tiny_runs import command
 from training.fuse import main
 from training.main import main as train
+from training.step import TrainingStep
 
 
 def told(count, values, noise, seed):
@@ -130,6 +135,7 @@ def test_from_tars_to_a_model_that_loads_bit_exactly(run, tmp_path, capsys):
     expected = fit_fusion(
         fuse([run / f"stage_{stage}" for stage in range(3)]),
         Manifest.load(make_index_of(run, tmp_path)),
+        tmp_path / "fit",
         named="x",
         clusters=[Clusters.load(run / f"stage_{stage}/clusters") for stage in range(2)],
     )
@@ -153,7 +159,16 @@ def test_the_sample_is_bounded_and_the_same_whatever_the_workers(tmp_path):
     index = make_index(tmp_path / "data", 3, 30)
     model = fuse([stage_directory(tmp_path / str(seed), seed=seed) for seed in (1, 2)])
     fits = [
-        fit_fusion(model, Manifest.load(index), named="x", pairs=24, seed=seed, workers=workers, batch_size=7)
+        fit_fusion(
+            model,
+            Manifest.load(index),
+            tmp_path / f"fit-{seed}-{workers}",
+            named="x",
+            pairs=24,
+            seed=seed,
+            workers=workers,
+            batch_size=7,
+        )
         for seed, workers in ((0, 0), (0, 1), (1, 0))
     ]
     assert fits[0].weights == fits[1].weights != fits[2].weights
@@ -188,7 +203,7 @@ def test_a_run_fits_on_its_val_data(tmp_path, capsys):
     write_shards(tmp_path / "apart", 1, 40, seed=5)
     flags = ["--epochs", "1", "--mcl-stages", "1", "--mcl-clusters", "2", "--mcl-fusion", "fitted"]
     assert train(command(tmp_path, *flags)) == 2
-    assert "--mcl-fusion fitted needs --val-data" in capsys.readouterr().err
+    assert "--mcl-fusion fitted needs pairs" in capsys.readouterr().err
     assert train(command(tmp_path, *flags, "--val-data", str(tmp_path / "apart"))) == 0
     model, _, _ = mcl_clip.load(tmp_path / "runs/run/fused")
     fit, run = model.card["fit"], tmp_path / "runs/run"
@@ -196,7 +211,80 @@ def test_a_run_fits_on_its_val_data(tmp_path, capsys):
     again = fit_fusion(
         fuse([run / "stage_0", run / "stage_1"]),
         Manifest.load(run / "validation"),
+        tmp_path / "fit",
         named="x",
         clusters=[Clusters.load(run / "stage_0/clusters")],
     )
     assert again.weights == model.weights and model.card["made_from"]["fit_on"] == fit["data"]
+
+
+def test_a_run_fits_on_what_it_sets_apart_and_trains_on_nothing_of_it(tmp_path, capsys):
+    flags = ["--epochs", "1", "--mcl-stages", "1", "--mcl-fusion", "fitted", "--mcl-fit-share", "0.3"]
+    assert train(command(tmp_path, *flags, "--mcl-fit-share", "0.01")) == 2
+    assert "--mcl-fit-share (0.01 of the groups by caption, seed 0)" in (said := capsys.readouterr().err)
+    assert "too few to fit the weights of 2 stages" in said and not (tmp_path / "runs/run").exists()
+    seen, step = set(), TrainingStep.__call__
+
+    def watched(self, number, batches):
+        seen.update(key for batch in batches for key in batch.keys)
+        return step(self, number, batches)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainingStep, "__call__", watched)
+        assert train(command(tmp_path, *flags)) == 0
+    run = tmp_path / "runs/run"
+    source = Manifest.load(run / "source")
+    rows = [source.open_shard(shard) for shard in range(source.num_shards)]
+    apart = {"/".join(each.source_of(row)) for each in rows for row in each.apart}
+    whole = {"/".join(each.source_of(row)) for each in rows for row in range(len(each.table))}
+    assert seen == whole - apart and len(apart) == source.num_apart > 20
+    model, _, _ = mcl_clip.load(run / "fused")
+    fit = model.card["fit"]
+    assert fit["set_apart"] == {"samples": len(apart), "by": "0.3 of the groups by caption, seed 0"}
+    assert fit["pairs"] <= len(apart) and not fit["stage_0_pretrained"]
+    assert f"{len(apart)} samples set apart from all training" in (run / "fused/README.md").read_text()
+    assert f"{len(apart)} set apart in whole groups" in (run / "out.log").read_text()
+    facts = Clusters.load(run / "stage_0/clusters").info
+    assert (facts["apart"], facts["samples"], facts["failed"]["count"]) == (len(apart), len(seen), 0)
+    assert yaml.safe_load((run / "recipe.yaml").read_text())["data"]["fit_share"] == 0.3
+    stages = [str(run / f"stage_{stage}") for stage in range(2)]
+    assert main([*stages, "--fusion", "fitted", "--fit-on", str(run / "source"), "--output", str(tmp_path / "o")]) == 0
+    assert mcl_clip.load(tmp_path / "o")[0].weights == model.weights
+    assert train(command(tmp_path, *flags)) == 0 and not (run / "fit").exists()
+    assert train(command(tmp_path, *flags, "--mcl-fit-group", "artist")) == 2
+    assert "fit_group None -> artist" in capsys.readouterr().err
+
+
+def _fit_rank(rank, world_size, stages, index, work, clusters):
+    if world_size > 1:
+        torch.set_num_threads(1 + rank)
+    model = fit_fusion(
+        fuse(stages), Manifest.load(index), Path(work), named="x", clusters=[Clusters.load(clusters)], batch_size=7,
+        world=world_of(rank, world_size) if world_size > 1 else None,
+    )  # fmt: skip
+    return model.weights, model.card["fit"]
+
+
+def test_ranks_share_the_pairs_and_find_the_same_bits(run, tmp_path):
+    index, stages = make_index(tmp_path / "data", 5, 20), [str(run / "stage_0"), str(run / "stage_1")]
+    arguments = (stages, str(index))
+    alone = _fit_rank(0, 1, *arguments, str(tmp_path / "alone"), str(run / "stage_0/clusters"))
+    shared = run_ranks(_fit_rank, 3, *arguments, str(tmp_path / "shared"), str(run / "stage_0/clusters"))
+    assert shared == [alone] * 3
+    kept = sorted((tmp_path / "alone").glob("*.safetensors"))
+    assert len(kept) == 5
+    kept[2].unlink()
+    inodes = [file.stat().st_ino for file in kept if file != kept[2]]
+    assert _fit_rank(0, 1, *arguments, str(tmp_path / "alone"), str(run / "stage_0/clusters")) == alone
+    assert [file.stat().st_ino for file in kept if file != kept[2]] == inodes and kept[2].exists()
+
+
+def test_much_data_is_sampled_from_few_shards_and_none_twice(tmp_path):
+    index = Manifest.load(make_index(tmp_path / "data", 6, 3))
+    index.shard_size = np.array([1000, 0, 5000, 300, 20, 1000])
+    for pairs in (1, 100, 128, 500, 3000, 7320, 10**6):
+        chosen = choose_pairs(index, pairs, 0)
+        assert sum(chosen.values()) == min(pairs, 7320)
+        assert all(0 < count <= index.shard_size[shard] for shard, count in chosen.items())
+    assert max(choose_pairs(index, 500, 0).values()) <= 128 and len(choose_pairs(index, 100, 0)) == 1
+    assert choose_pairs(index, 500, 1) != choose_pairs(index, 500, 0)

@@ -2,6 +2,7 @@
 
 from mcl_clip.clustering.pseudo_labels import UserLabels
 from mcl_clip.errors import UserError
+from mcl_clip.fusion.fit_sample import check_enough
 from mcl_clip.shards.manifest import Manifest
 from training.recipe import Recipe
 
@@ -30,3 +31,14 @@ def check_data(recipe: Recipe, source: Manifest) -> None:
     for stage in recipe.stages[1:]:
         if stage.labels:
             UserLabels(stage.labels)
+
+
+def check_fit(recipe: Recipe, source: Manifest, data: Manifest | None) -> None:
+    """`UserError` when there are no pairs to fit the fusion's weights on, or as good as none."""
+    if data is None:
+        raise UserError(
+            f"--mcl-fusion fitted needs pairs that no stage is trained on: {source.directory} sets none apart; index "
+            "its tars with --mcl-fit-share, or give --val-data"
+        )
+    named = f"--mcl-fit-share ({source.apart}) of {source.directory}" if source.apart else "--val-data"
+    check_enough(data, len(recipe.stages), named)

@@ -111,8 +111,19 @@ def parser() -> argparse.ArgumentParser:
         "--mcl-fusion",
         choices=["concat", "mean-cosine", "fitted"],
         default="concat",
-        help="how stages are fused (default concat, as published); fitted: by one weight a stage, fitted on --val-data",
+        help="how stages are fused (default concat, as published); fitted: by one weight a stage, fitted on pairs that "
+        "no stage is trained on: those of --mcl-fit-share, else --val-data",
     )
+    add(
+        "--mcl-fit-share", type=float, default=None,
+        help="set this share of --train-data apart from all training, to fit the fusion on: whole groups, chosen by "
+        "--seed (0.02, say; default: none)",
+    )  # fmt: skip
+    add(
+        "--mcl-fit-group", default=None,
+        help="the groups are the samples of one value under this field of the .json (default: of one caption, the "
+        "first where there are several)",
+    )  # fmt: skip
     add("--mcl-save-steps", type=int, default=0, help="also checkpoint every so many steps (default 0: off)")
     add("--mcl-save-minutes", type=float, default=0.0, help="also checkpoint every so many minutes (default 0: off)")
     add("--mcl-keep-checkpoints", type=int, default=2, help="checkpoints kept of the stage in training (default 2)")

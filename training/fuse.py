@@ -21,6 +21,7 @@ from mcl_clip.help_text import with_examples
 from mcl_clip.launch import one_process
 from mcl_clip.models.stage_model import CONFIG_NAME, model_hash
 from training.arrows.source import open_or_index
+from training.build import began_anew
 from training.ranks import Ranks
 
 
@@ -93,8 +94,10 @@ def _fitted(model: FusedCLIP, options: argparse.Namespace) -> FusedCLIP:
         fitted = fit_fusion(
             model,
             data,
+            Path(index) / "fit",
             named=public(options.fit_on),
             clusters=_clusters(options),
+            pretrained=not _began_anew(options),
             pairs=options.fit_pairs,
             seed=options.seed,
             workers=options.workers,
@@ -102,6 +105,11 @@ def _fitted(model: FusedCLIP, options: argparse.Namespace) -> FusedCLIP:
         )
     print(told(fitted))
     return fitted
+
+
+def _began_anew(options: argparse.Namespace) -> bool:
+    first = Path(options.stages[0])
+    return any(began_anew(folder) for folder in (first / "model", first) if (folder / CONFIG_NAME).is_file())
 
 
 def _clusters(options: argparse.Namespace) -> list[Clusters | None]:
@@ -158,7 +166,8 @@ def _parser() -> argparse.ArgumentParser:
         "--fit-on",
         metavar="DATA",
         help="for fitted: pairs that no stage was trained on and that nothing is scored on; tars (a path, brace "
-        "pattern, glob or directory) or a directory with a manifest.json",
+        "pattern, glob or directory) or a directory with a manifest.json, of which those that it sets apart, if any "
+        "(runs/NAME/source)",
     )
     add("--fit-pairs", type=int, default=8192, help="for fitted: most pairs to take, by hash of their keys (8192)")
     add("--mcl-caption-key", "--caption-key", help="for fitted: captions from this key of .json, not from .txt")

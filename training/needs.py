@@ -8,6 +8,7 @@ from mcl_clip.errors import UserError
 from mcl_clip.models.stage_model import read_stage_config
 from mcl_clip.openclip.configs import get_model_config
 from mcl_clip.openclip.models import names_weights
+from mcl_clip.shards.sources import manifest_directory
 from training.recipe import StageRecipe
 
 Values = Mapping[str, Any]
@@ -19,6 +20,11 @@ def _is_on(name: str) -> Callable[[Values], bool]:
 
 def _cools_down(values: Values) -> bool:
     return values["lr_scheduler"] == "const-cooldown" and not values["skip_scheduler"]
+
+
+def _has_fit_pairs(values: Values) -> bool:
+    # A directory that is indexed already may have some set apart; its manifest is asked when it is opened.
+    return bool(values["fit_share"] or values["val_data"] or manifest_directory(values["train_data"] or ""))
 
 
 NEEDS: tuple[tuple[str, Callable[[Values], bool], str], ...] = (
@@ -39,9 +45,11 @@ NEEDS: tuple[tuple[str, Callable[[Values], bool], str], ...] = (
     ("val_num_samples", _is_on("val_data"), "needs --val-data"),
     (
         "fusion",
-        lambda values: values["fusion"] != "fitted" or bool(values["val_data"]),
-        "fitted needs --val-data: pairs that no stage is trained on, to fit its weights on",
+        lambda values: values["fusion"] != "fitted" or _has_fit_pairs(values),
+        "fitted needs pairs that no stage is trained on, to fit its weights on: set some apart with --mcl-fit-share, "
+        "or give --val-data",
     ),
+    ("fit_group", _is_on("fit_share"), "needs --mcl-fit-share"),
     ("text_clusters", lambda values: values["cluster_on"] == "image-text", "needs --mcl-cluster-on image-text"),
 )
 """A flag, when it has an effect, and what to do where it has none."""

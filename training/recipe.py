@@ -42,6 +42,8 @@ class DataRecipe:
     train_num_samples: int | None
     caption_key: str | None
     caption_probs: list[float] | None
+    fit_share: float | None
+    fit_group: str | None
     skip_broken: bool = field(metadata=FREE)
     max_faults: float = field(metadata=FREE)
     global_batch: int

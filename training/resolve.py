@@ -9,6 +9,7 @@ from mcl_clip.errors import UserError
 from mcl_clip.openclip.models import names_weights
 from mcl_clip.openclip.transforms import AugmentationCfg
 from mcl_clip.plan.policy import Policy
+from mcl_clip.shards.apart import Apart
 from mcl_clip.shards.captions import caption_keys
 from mcl_clip.shards.sources import repeat_counts
 from training.flags import flag, parse
@@ -151,6 +152,8 @@ def _check(values: Mapping[str, Any]) -> None:
     if values["train_data_upsampling_factors"] is not None:
         repeat_counts(values["train_data_upsampling_factors"])
     _check_captions(values["caption_key"], values["caption_probs"])
+    if values["fit_share"] is not None:
+        Apart(share=values["fit_share"])
     for name, least in _AT_LEAST.items():
         if values[name] is not None and not values[name] >= least:  # NaN is not either
             raise UserError(f"{_spelling(name)} must be at least {least}, got {values[name]}")

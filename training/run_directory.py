@@ -29,7 +29,7 @@ class RunDirectory:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.recipe, self.source, self.validation = root / RECIPE, root / "source", root / "validation"
-        self.fused = root / "fused"
+        self.fused, self.fit = root / "fused", root / "fit"
 
     def stage(self, stage: int) -> Path:
         """stage_0, stage_1, ..."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from mcl_clip.clustering.pseudo_labels import PseudoLabels, UserLabels
 from mcl_clip.errors import UserError, as_user_error
 from mcl_clip.launch import one_process, take_slurm
+from mcl_clip.shards.apart import Apart
 from mcl_clip.shards.buckets import write_buckets
 from mcl_clip.shards.labels import ShardLabels
 from mcl_clip.shards.manifest import Manifest
@@ -59,12 +60,22 @@ def _index(options: argparse.Namespace, ranks: Ranks) -> str:
         caption_key=options.mcl_caption_key,
         factors=options.train_data_upsampling_factors,
         skip_broken=options.mcl_skip_broken,
+        apart=_apart(options),
         workers=options.workers,
     )
+    apart = f", {manifest.num_apart} more set apart ({manifest.apart})" if manifest.apart else ""
     return (
-        f"{options.output}: {manifest.num_samples} samples in {manifest.num_shards} shards, "
+        f"{options.output}: {manifest.num_samples} samples in {manifest.num_shards} shards{apart}, "
         f"{manifest.num_failed} without image or caption"
     )
+
+
+def _apart(options: argparse.Namespace) -> Apart | None:
+    if options.mcl_fit_share is not None:
+        return Apart(share=options.mcl_fit_share, key=options.mcl_fit_group, seed=options.seed)
+    if options.mcl_fit_group:
+        raise UserError("--mcl-fit-group needs --mcl-fit-share")
+    return None
 
 
 def _bucket(options: argparse.Namespace, ranks: Ranks) -> str:
@@ -171,6 +182,15 @@ def _parser() -> argparse.ArgumentParser:
             help="how often an epoch takes each sample of each source of --train-data: whole numbers, joined by '::'",
         )
         command.add_argument("--mcl-skip-broken", action="store_true", help="leave broken tars out, counted and listed")
+    indexing.add_argument(
+        "--mcl-fit-share",
+        type=float,
+        help="set this share of the samples apart from all training, in whole groups, to fit a fusion on (0.02, say)",
+    )
+    indexing.add_argument(
+        "--mcl-fit-group", help="the groups: one value under this key of .json each (default: one caption, the first)"
+    )
+    indexing.add_argument("--seed", type=int, default=0, help="of the choice of groups (default 0)")
     labels = bucket.add_mutually_exclusive_group(required=True)
     labels.add_argument("--labels", help="parquet file with columns shard, key, label")
     labels.add_argument("--clusters", nargs="+", help="cluster directories of stages 0, 1, ... in order")

@@ -52,7 +52,7 @@ def fit(job: Job) -> None:
 
 
 def label(job: Job) -> None:
-    """Each rank, its shards: the nearest centroid of every sample, null for the failed ones."""
+    """Each rank, its shards: the nearest centroid of every sample, null for failed ones and those set apart."""
     centroids = load_file(appears(job.centroids_path))
     missing = [ordinal for ordinal in job.ordinals() if not job.is_labelled(ordinal)]
     if job.limit is None:
@@ -92,7 +92,8 @@ def _embedded(job: Job, requests: Iterable[tuple[int, np.ndarray]], shards: int,
 
 
 def _hashes(job: Job, ordinal: int) -> np.ndarray:
-    keys = job.manifest.open_shard(ordinal).keys
+    shard = job.manifest.open_shard(ordinal)
+    keys = shard.keys[: len(shard)]
     return key_hashes(job.manifest.shard_names[ordinal], keys, job.settings.seed)
 
 

@@ -138,9 +138,10 @@ def commit(job: Job) -> None:
     with atomic_path(job.out / "failed.jsonl") as temporary, open(temporary, "w") as failed_file:
         summary = Summary(k, 2 * math.sqrt(len(by_tower)), [c.k for c in job.previous], job.settings.seed, failed_file)
         for ordinal, shard in enumerate(tqdm(job.manifest.shard_names, "sum up", disable=not job.progress)):
-            rows = read_labels(labels_path(job.out, ordinal), shard)
-            summary.add(shard, rows, [clusters.labels_of(shard) for clusters in job.previous])
-            for name, value in zip(table, (shard, len(rows.keys), int((rows.cluster < 0).sum())), strict=True):
+            rows, apart = read_labels(labels_path(job.out, ordinal), shard), job.manifest.rows_apart(ordinal)
+            summary.add(shard, rows, [clusters.labels_of(shard) for clusters in job.previous], apart)
+            failed = int((rows.cluster < 0).sum()) - len(apart)
+            for name, value in zip(table, (shard, len(rows.keys) - len(apart), failed), strict=True):
                 table[name].append(value)
     with atomic_path(job.out / "shards.parquet") as temporary:
         pq.write_table(pa.table(table), temporary)

@@ -29,7 +29,7 @@ class Summary:
         self.k, self.span, self.seed, self.failed_file = k, span, seed, failed_file
         self.samples = 0
         self.failed: list[list[str]] = []
-        self.failed_count = 0
+        self.failed_count = self.apart = 0
         self.distance_sum = np.zeros(k)
         self.squared_sum = 0.0
         self.histogram = np.zeros((k, BINS), np.int64)
@@ -38,13 +38,15 @@ class Summary:
         self.random: list[list[tuple]] = [[] for _ in range(k)]
         self.digest = hashlib.sha256()
 
-    def add(self, shard: str, rows: LabelRows, previous: Sequence[LabelRows]) -> None:
-        """Take in one shard's labels and those of the earlier stages, row for row."""
+    def add(self, shard: str, rows: LabelRows, previous: Sequence[LabelRows], apart: range) -> None:
+        """Take in one shard's labels and those of the earlier stages, row for row; those `apart` have none."""
         self.digest.update(json.dumps([shard, rows.keys]).encode())
         self.digest.update(rows.cluster.tobytes() + rows.distance.tobytes())
-        self.samples += len(rows.keys)
-        for row in np.flatnonzero(rows.cluster < 0):
-            self._fail(shard, rows.keys[row])
+        self.samples += len(rows.keys) - len(apart)
+        self.apart += len(apart)
+        for row in np.flatnonzero(rows.cluster < 0).tolist():
+            if row not in apart:
+                self._fail(shard, rows.keys[row])
         for table, earlier in zip(self.tables, previous, strict=True):
             table += contingency(earlier.cluster, rows.cluster, table.shape)
         good = np.flatnonzero(rows.cluster >= 0)
@@ -63,6 +65,7 @@ class Summary:
         sizes = self.histogram.sum(1)
         return {
             "samples": self.samples,
+            "apart": self.apart,
             "failed": {"count": self.failed_count, "first": self.failed, "list": "failed.jsonl"},
             "sizes": sizes.tolist(),
             "imbalance": {

@@ -33,7 +33,7 @@ def encode_in_order(encoder: Encoder, batches: Iterable[B]) -> Iterator[tuple[B,
         return
     pending: deque[tuple[B, Future]] = deque()
     with (
-        _one_thread_each() as count,
+        one_thread_each() as count,
         ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool,
     ):
         for batch in batches:
@@ -46,7 +46,7 @@ def encode_in_order(encoder: Encoder, batches: Iterable[B]) -> Iterator[tuple[B,
 
 
 @contextlib.contextmanager
-def _one_thread_each() -> Iterator[int]:
+def one_thread_each() -> Iterator[int]:
     """Operations run on one thread inside; gives the number of threads they had."""
     count = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -53,12 +53,7 @@ def card_text(config: Mapping[str, Any], model: Any) -> str:
     for number, (source, dim, weight) in enumerate(zip(sources, model.dims, weights, strict=True)):
         lines.append(f"| {number} | {source or 'not stated'} | {dim} | {weight:g} |")
     if fit := card.get("fit"):
-        lines += [
-            "",
-            f"Weights fitted on {fit['pairs']} pairs of {fit['on']}, with negatives of one of "
-            f"{fit['pseudo_labels']} pseudo-labels: loss {fit['loss_equal_weights']:.4f} with equal weights, "
-            f"{fit['loss_fitted']:.4f} with these. Scores on these pairs would flatter the model.",
-        ]
+        lines += ["", *_fit_lines(fit)]
     for tower, steps in model.sharing.items():
         lines += [
             "",
@@ -98,6 +93,23 @@ def model_index(scores: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         dataset = {"name": row["dataset"], "type": row["dataset"]}
         index.setdefault(str(row["model"]), []).append({"task": task, "dataset": dataset, "metrics": metrics})
     return [{"name": name, "results": results} for name, results in index.items()]
+
+
+def _fit_lines(fit: Mapping[str, Any]) -> list[str]:
+    """What the weights were fitted on, and what they gain there."""
+    labels, apart = fit["pseudo_labels"], fit["set_apart"]
+    negatives = f"of one of {labels} pseudo-labels" if labels > 1 else "from anywhere"
+    said = [
+        f"Weights fitted on {fit['pairs']} pairs of {fit['on']}, with negatives {negatives}: loss "
+        f"{fit['loss_equal_weights']:.4f} with equal weights, {fit['loss_fitted']:.4f} with these, "
+        f"{min(fit['loss_alone']):.4f} of stage {fit['best_stage']} alone, the best.",
+        "Scores on these pairs would flatter the model.",
+    ]
+    if apart:
+        said.insert(1, f"They are of {apart['samples']} samples set apart from all training: {apart['by']}.")
+    if fit["stage_0_pretrained"]:
+        said.append("Stage 0 is pretrained: it may have seen them.")
+    return [" ".join(said)]
 
 
 def _numbers(metrics: Mapping[str, Any]) -> list[tuple[str, float]]:

@@ -3,6 +3,7 @@
 import os
 
 from mcl_clip.errors import UserError
+from mcl_clip.shards.apart import Apart
 from mcl_clip.shards.manifest import Manifest
 from mcl_clip.shards.remote import is_remote, remote_size
 from mcl_clip.shards.sources import name_sources
@@ -19,7 +20,12 @@ def state_of(path: str) -> tuple[int, int]:
 
 
 def check_fresh(
-    manifest: Manifest, paths: list[str], stored: list[str], caption_key: str | None, repeats: list[int]
+    manifest: Manifest,
+    paths: list[str],
+    stored: list[str],
+    caption_key: str | None,
+    repeats: list[int],
+    apart: Apart | None,
 ) -> None:
     """Refuse an index that is not that of these tars; where they only lie elsewhere now, it is told so."""
     again = f"delete {manifest.directory / 'manifest.json'} and run again"
@@ -29,6 +35,11 @@ def check_fresh(
         raise UserError(
             f"{manifest.directory} takes captions from {manifest.caption_key or '.txt'}, not "
             f"{caption_key or '.txt'} (--mcl-caption-key); {again}"
+        )
+    if manifest.apart != apart:
+        raise UserError(
+            f"{manifest.directory} sets apart {manifest.apart or 'nothing'}, not {apart or 'nothing'} "
+            f"(--mcl-fit-share, --mcl-fit-group, --seed); {again}: the tars are read once more"
         )
     known = manifest.tar_table["path"].to_pylist()
     if known != stored and not _are_moved(manifest, paths):

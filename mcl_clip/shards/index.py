@@ -14,6 +14,7 @@ from tqdm import tqdm
 from mcl_clip.artifacts import atomic_path, make_directory
 from mcl_clip.errors import UserError
 from mcl_clip.left_out import Record, add, note
+from mcl_clip.shards.apart import Apart
 from mcl_clip.shards.fresh import check_fresh, state_of
 from mcl_clip.shards.manifest import Manifest, tell_left_out, write_manifest
 from mcl_clip.shards.offsets import (
@@ -42,6 +43,7 @@ def index_sources(
     caption_key: str | None = None,
     repeats: Sequence[int] | None = None,
     skip_broken: bool = False,
+    apart: Apart | None = None,
     world: World | None = None,
     progress: bool = False,
 ) -> Manifest:
@@ -49,7 +51,8 @@ def index_sources(
 
     A finished index of the same tars is reused, also after they were moved; a run that was killed goes on with what
     is missing. Captions come from `.txt`, or from `caption_key` of `.json`. An epoch takes each sample of a tar as
-    often as `repeats` says of it, by default once. The ranks of a `world` all call this.
+    often as `repeats` says of it, by default once, but for those that `apart` sets apart: they are never trained on,
+    and `Manifest.apart` counts them. The ranks of a `world` all call this.
     What cannot be trained on is counted in `Manifest.left_out` and logged. Broken tars (truncated,
     compressed, keys that occur twice, members that leave the directory, unreadable) are all listed in `broken.jsonl`;
     with `skip_broken` they become shards without samples, else the first of them are named by a `UserError`. An index
@@ -65,16 +68,16 @@ def index_sources(
         if not (directory / "manifest.json").exists():
             make_directory(directory)
             return False
-        check_fresh(Manifest.load(directory), paths, stored, caption_key, times)
+        check_fresh(Manifest.load(directory), paths, stored, caption_key, times, apart)
         return True
 
     if not world.share(is_finished):
         mine = part_of(range(len(paths)), world.rank, world.world_size)
-        done = run(_IndexTar(directory, paths, caption_key), mine, workers)
+        done = run(_IndexTar(directory, paths, caption_key, apart), mine, workers)
         found = dict(tqdm(done, "index", len(mine), unit="shard", disable=not progress or not world.is_first))
         parts = world.gather([found[shard] for shard in mine])
         facts = [fact for part in parts for fact in part]
-        world.share(lambda: _commit(directory, paths, stored, caption_key, times, skip_broken, facts))
+        world.share(lambda: _commit(directory, paths, stored, caption_key, times, skip_broken, apart, facts))
     manifest = Manifest.load(appears(directory / "manifest.json").parent)
     if world.is_first:
         tell_left_out(manifest)
@@ -88,25 +91,27 @@ class _IndexTar:
     directory: Path
     paths: list[str]
     caption_key: str | None
+    apart: Apart | None
 
     def __call__(self, shard: int) -> dict[str, Any]:
         target, path = offsets_path(self.directory, shard), self.paths[shard]
         state: dict[str, Any] = {"tar_bytes": 0, "mtime_ns": 0}
         try:
             size, mtime_ns = state_of(path)
-            request = zlib.crc32(repr((path, self.caption_key)).encode())
+            wanted = (path, self.caption_key, *([self.apart] if self.apart else []))
+            request = zlib.crc32(repr(wanted).encode())
             state = {"tar_bytes": size, "mtime_ns": mtime_ns, "request_crc32": request}
             known = _known(target, state)
             if known:
                 return known
-            scan = scan_tar(path, shard, self.caption_key, size)
+            scan = scan_tar(path, shard, self.caption_key, size, self.apart)
         except UserError as error:
             if not str(error).startswith(path):
                 raise  # the cache's error, say, is no fault of the tar
             return self._broken(shard, state, str(error))
         except OSError as error:
             return self._broken(shard, state, f"{path} cannot be read ({error.strerror})")
-        facts = {**state, "rest_crc32": scan.rest_crc32, "left_out": scan.left_out}
+        facts = {**state, "rest_crc32": scan.rest_crc32, "left_out": scan.left_out, "apart": scan.apart}
         write_rows(target, scan.rows, facts)
         return _facts(scan.rows, facts)
 
@@ -126,9 +131,10 @@ def _known(target: Path, state: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _facts(table: pa.Table, facts: dict[str, Any]) -> dict[str, Any]:
-    failed = int(failed_rows(table).sum())
+    failed, apart = int(failed_rows(table).sum()), facts.get("apart", 0)
     return {
-        "samples": len(table) - failed,
+        "samples": len(table) - failed - apart,
+        "apart": apart,
         "failed": failed,
         "bytes": int(column(table, "sample_size").sum()),
         "rows_sha256": rows_sha256(table),
@@ -143,6 +149,7 @@ def _commit(
     caption_key: str | None,
     repeats: list[int],
     skip_broken: bool,
+    apart: Apart | None,
     facts: list[dict[str, Any]],
 ) -> None:
     broken = {path: fact["broken"] for path, fact in zip(paths, facts, strict=True) if "broken" in fact}
@@ -153,15 +160,21 @@ def _commit(
             f"{len(broken)} of {len(paths)} tars cannot be indexed, all of them listed in {directory}/broken.jsonl: "
             f"{shown}; mend them, or leave them out with --mcl-skip-broken"
         )
-    columns = {name: [fact[name] for fact in facts] for name in ("samples", "failed", "bytes", "rows_sha256")}
+    names = ("samples", "apart", "failed", "bytes", "rows_sha256")
+    columns = {name: [fact[name] for fact in facts] for name in names}
+    if sum(columns["apart"]) and not sum(columns["samples"]):
+        raise UserError(
+            f"all {sum(columns['apart'])} samples of {paths[0]} and {len(paths) - 1} more are set apart: lower "
+            "--mcl-fit-share, or choose smaller groups (--mcl-fit-group)"
+        )
     if not sum(columns["samples"]):
         wanted = f".json with {caption_key!r}" if caption_key else ".txt (for captions in .json: --mcl-caption-key)"
         raise UserError(f"no sample of {paths[0]} and {len(paths) - 1} more has an image and a {wanted}")
-    names = name_sources(paths)
+    sources = name_sources(paths)
     write_manifest(
         directory,
         "source",
-        shards={"name": names, "label": [0] * len(paths), "repeats": repeats, **columns},
+        shards={"name": sources, "label": [0] * len(paths), "repeats": repeats, **columns},
         tars={
             "path": stored,
             "bytes": [fact["tar_bytes"] for fact in facts],
@@ -169,7 +182,8 @@ def _commit(
             "mtime_ns": [fact["mtime_ns"] for fact in facts],
         },
         caption_key=caption_key,
-        left_out=_left_out(names, facts),
+        apart=apart,
+        left_out=_left_out(sources, facts),
     )
 
 
@@ -179,7 +193,7 @@ def _left_out(names: list[str], facts: list[dict[str, Any]]) -> Record:
         add(record, fact["left_out"], f"{name}/")
         if "broken" in fact:
             note(record, "broken tars", [name])
-        elif not fact["samples"]:
+        elif not fact["samples"] + fact["apart"]:
             note(record, "shards without a usable sample", [name])
     return record
 

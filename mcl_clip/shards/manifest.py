@@ -13,6 +13,7 @@ import logging
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,33 +25,15 @@ import pyarrow.parquet as pq
 from mcl_clip.artifacts import atomic_path, read_json, sha256_json, write_json
 from mcl_clip.errors import UserError
 from mcl_clip.left_out import Record, line
+from mcl_clip.shards.apart import APART, Apart
 from mcl_clip.shards.offsets import content_sha256, offsets_path, read_offsets, rows_sha256
 from mcl_clip.shards.reader import ShardRows, Tars
 from mcl_clip.shards.remote import is_remote
+from mcl_clip.shards.tables import SOURCES_SCHEMA, TARS_SCHEMA, shards_schema
 
 log = logging.getLogger(__name__)
 FORMAT = {"format": "mcl_clip shards", "version": 1}
 KINDS = ("source", "buckets", "index-only")
-SHARDS_SCHEMA = pa.schema(
-    [
-        ("name", pa.string()),
-        ("label", pa.int32()),  # index in the label paths
-        ("samples", pa.int32()),  # that can be trained on
-        ("failed", pa.int32()),  # rows after these, without image or caption
-        ("bytes", pa.int64()),  # of all samples, tar headers included
-        ("rows_sha256", pa.string()),
-    ]
-)
-REPEATED_SCHEMA = SHARDS_SCHEMA.append(pa.field("repeats", pa.int32()))  # where any is not 1
-TARS_SCHEMA = pa.schema(
-    [
-        ("path", pa.string()),  # relative to the directory when inside it; or a URL
-        ("bytes", pa.int64()),
-        ("rest_crc32", pa.uint32()),  # over all bytes that belong to no sample
-        ("mtime_ns", pa.int64()),  # modification time when it was indexed; null: not known
-    ]
-)
-SOURCES_SCHEMA = pa.schema([("name", pa.string())])
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")  # what a killed run leaves of `atomic_path`
 _UNHASHED = ("hash", "made_from", "left_out")
 _UNHASHED_COLUMNS = ("path", "mtime_ns")  # data that is moved or copied as a whole keeps its hash
@@ -63,7 +46,7 @@ class Manifest:
     the directory) or "index-only" (rows of a shard point into many source tars). hash: SHA-256 of the
     content, wherever it lies. label_paths: of all labels; a source has one, "". caption_key: None for `.txt`
     captions, else the key in `.json`. made_from: hashes of what the data was made from. left_out: what of the source is
-    not in it (see `mcl_clip.left_out`).
+    not in it (see `mcl_clip.left_out`). apart: by what a source sets `num_apart` samples apart, if it does.
     """
 
     def __init__(self, directory: Path, info: dict[str, Any]):
@@ -73,6 +56,8 @@ class Manifest:
         self.num_shards: int = info["num_shards"]
         self.num_samples: int = info["num_samples"]
         self.num_failed: int = info["num_failed"]
+        self.num_apart: int = info.get("num_apart", 0)
+        self.apart = Apart(**info["apart"]) if "apart" in info else None
         self.label_paths: list[str] = info["label_paths"]
         self.caption_key: str | None = info["caption_key"]
         self.made_from: dict[str, Any] = info["made_from"]
@@ -99,7 +84,7 @@ class Manifest:
 
     @cached_property
     def shard_size(self) -> np.ndarray:
-        """int32 [shards]: samples that can be trained on, rows [0, size) of each shard."""
+        """int32 [shards]: samples that are trained on, rows [0, size) of each shard."""
         return self.shards["samples"].to_numpy()
 
     @cached_property
@@ -112,6 +97,16 @@ class Manifest:
         """int32 [shards]: how often an epoch takes each sample of a shard."""
         repeated = self.info.get("repeated")
         return self.shards["repeats"].to_numpy() if repeated else np.ones(self.num_shards, np.int32)
+
+    @cached_property
+    def shard_apart(self) -> np.ndarray:
+        """int32 [shards]: samples that are set apart, never trained on."""
+        return self.shards["apart"].to_numpy() if self.apart else np.zeros(self.num_shards, np.int32)
+
+    def rows_apart(self, shard: int) -> range:
+        """Rows of a shard that are set apart: between those that are trained on and the failed ones."""
+        start = int(self.shard_size[shard])
+        return range(start, start + int(self.shard_apart[shard]))
 
     @cached_property
     def source_names(self) -> list[str]:
@@ -132,11 +127,10 @@ class Manifest:
         """Rows of a shard by ordinal; `UserError` when its offsets are missing or of something else."""
         path = offsets_path(self.directory, shard)
         table, _ = read_offsets(path)
-        size = int(self.shard_size[shard])
         if rows_sha256(table) != self.shards["rows_sha256"][shard].as_py():
             raise UserError(f"{path} is not the one of the manifest; run mcl-shards verify {self.directory}")
         names = None if self.kind == "source" else self.source_names
-        return ShardRows(self.shard_names[shard], table, size, self.tars, self.caption_key, names)
+        return ShardRows(self.shard_names[shard], table, self.rows_apart(shard), self.tars, self.caption_key, names)
 
     def read_tables(self) -> None:
         """Read every table now; `UserError` for one that is damaged."""
@@ -144,8 +138,8 @@ class Manifest:
 
     @cached_property
     def shards(self) -> pa.Table:
-        """One row a shard, `SHARDS_SCHEMA` or `REPEATED_SCHEMA`."""
-        return self._table("shards", REPEATED_SCHEMA if self.info.get("repeated") else SHARDS_SCHEMA)
+        """One row a shard; see `shards_schema`."""
+        return self._table("shards", shards_schema(bool(self.info.get("repeated")), bool(self.apart)))
 
     @cached_property
     def tar_table(self) -> pa.Table:
@@ -177,10 +171,11 @@ class Manifest:
 
 
 def tell_left_out(manifest: Manifest) -> None:
-    """Log in one line what is left out of a data set: a warning, if anything is."""
+    """Log in one line what is left out of a data set: a warning, if anything is that was not asked for."""
     kept = f"{manifest.num_samples:,}"
     if manifest.left_out:
-        log.warning("%s: %s samples; left out: %s", manifest.directory, kept, line(manifest.left_out))
+        tell = log.warning if manifest.left_out.keys() - {APART} else log.info
+        tell("%s: %s samples; left out: %s", manifest.directory, kept, line(manifest.left_out))
     else:
         log.info("%s: %s samples; nothing is left out", manifest.directory, kept)
 
@@ -195,12 +190,13 @@ def write_manifest(
     source_names: Sequence[str] | None = None,
     caption_key: str | None = None,
     made_from: dict[str, Any] | None = None,
+    apart: Apart | None = None,
     left_out: Record | None = None,
 ) -> Manifest:
     """Commit a directory whose offsets (and tars) are complete: tables first, manifest.json last.
 
-    shards, tars: columns of `REPEATED_SCHEMA` (without `repeats`: once) and `TARS_SCHEMA`. source_names: of
-    every kind but "source".
+    shards, tars: columns of the tables; without `repeats` every sample once. apart: see `Manifest`; its counts are a
+    column of `shards`. source_names: of every kind but "source".
     """
     directory = Path(directory)
     for leftover in (*directory.glob(".*.tmp"), *directory.glob("offsets/.*.tmp")):
@@ -208,7 +204,7 @@ def write_manifest(
             leftover.unlink()
     tars = {"mtime_ns": pa.nulls(len(tars["path"]), pa.int64()), **tars}
     repeated = max(shards.get("repeats", ()), default=1) > 1
-    schema = REPEATED_SCHEMA if repeated else SHARDS_SCHEMA
+    schema = shards_schema(repeated, apart is not None)
     columns = {name: shards[name] for name in schema.names}
     tables = {"shards": pa.table(columns, schema), "tars": pa.table(tars, TARS_SCHEMA)}
     if source_names is not None:
@@ -226,6 +222,7 @@ def write_manifest(
         "num_bytes": _total(tables["shards"], "bytes"),
         "caption_key": caption_key,
         **({"repeated": True} if repeated else {}),
+        **({"apart": asdict(apart), "num_apart": _total(tables["shards"], "apart")} if apart else {}),
         "label_paths": list(label_paths),
         **{f"{name}_sha256": _table_hash(table) for name, table in tables.items()},
         "made_from": made_from or {},

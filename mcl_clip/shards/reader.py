@@ -96,7 +96,7 @@ class _Descriptor:
 
 
 class ShardRows:
-    """Samples of one shard, by row: rows [0, num_samples) can be trained on, the rest failed.
+    """Samples of one shard, by row: rows [0, num_samples) are trained on, those in `apart` never, the rest failed.
 
     name: of the shard. table: its offsets (see `offsets.SCHEMA`), memory-mapped.
     """
@@ -105,20 +105,20 @@ class ShardRows:
         self,
         name: str,
         table: pa.Table,
-        num_samples: int,
+        apart: range,
         tars: Tars,
         caption_key: str | None,
         source_names: Sequence[str] | None,
     ):
-        self.name, self.table, self.num_samples = name, table, num_samples
-        self.num_failed = len(table) - num_samples
+        self.name, self.table, self.apart = name, table, apart
+        self.num_samples, self.num_failed = apart.start, len(table) - apart.stop
         self._tars, self._caption_key, self._source_names = tars, caption_key, source_names
         self._tar = column(table, "tar")
         self._image = column(table, "image_offset"), column(table, "image_size")
         self._caption = column(table, "caption_offset"), column(table, "caption_size")
 
     def __len__(self) -> int:
-        """Samples that can be trained on."""
+        """Samples that are trained on."""
         return self.num_samples
 
     @cached_property

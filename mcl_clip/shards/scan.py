@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from mcl_clip.errors import UserError
 from mcl_clip.left_out import FIRST, Record, note
+from mcl_clip.shards.apart import APART, UNGROUPED, Apart
 from mcl_clip.shards.captions import first_caption, read_captions
 from mcl_clip.shards.grouping import Sample, samples
 from mcl_clip.shards.kinds import mend
@@ -23,14 +24,18 @@ _NUMBERED = re.compile(r"\d+\.txt")
 
 
 class Scan(NamedTuple):
-    """Rows of a tar's samples, CRC-32 of the bytes that belong to none, and what cannot be trained on."""
+    """Rows of a tar's samples, CRC-32 of the bytes that belong to none, what is not trained on, and how many rows,
+    after those that are and before the failed ones, are set apart."""
 
     rows: pa.Table
     rest_crc32: int
     left_out: Record
+    apart: int = 0
 
 
-def scan_tar(path: str, tar: int = 0, caption_key: str | None = None, size: int | None = None) -> Scan:
+def scan_tar(
+    path: str, tar: int = 0, caption_key: str | None = None, size: int | None = None, apart: Apart | None = None
+) -> Scan:
     """Scan one tar; `tar` is its index among the manifest's tars, `size` what is known of a remote one.
 
     Raises `UserError` that names the file.
@@ -42,7 +47,7 @@ def scan_tar(path: str, tar: int = 0, caption_key: str | None = None, size: int 
             with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
                 mapped.madvise(mmap.MADV_SEQUENTIAL)
                 with memoryview(mapped) as buffer:
-                    return _scan(buffer, tar, caption_key)
+                    return _scan(buffer, tar, caption_key, apart)
         except TarError as error:
             known = None if is_remote(path) else mend(path)
             raise UserError(known or f"{path}: {error}; is it an uncompressed, complete tar?") from None
@@ -60,11 +65,12 @@ def checksums(buffer: Any, sample: Sequence[Member]) -> tuple[int, int]:
     return payload, zlib.crc32(buffer[at : sample[-1].stop], frame)
 
 
-def _scan(buffer: Any, tar: int, caption_key: str | None) -> Scan:
+def _scan(buffer: Any, tar: int, caption_key: str | None, apart: Apart | None) -> Scan:
     rows: dict[str, list] = {name: [] for name in SCHEMA.names}
     seen: set[str] = set()
     left_out: Record = {}
     strays: list[str] = []
+    set_apart: list[int] = []
     rest = at = 0
     caption_extension = "txt" if caption_key is None else "json"
     for sample in samples(buffer, caption_extension, strays):
@@ -81,6 +87,14 @@ def _scan(buffer: Any, tar: int, caption_key: str | None) -> Scan:
         readable = caption if text else None
         if not (image and image.size and readable):
             note(left_out, _reason(sample, image, caption, caption_key), [sample.key])
+        elif apart and text:
+            record = by_extension.get("json") if apart.key else None
+            group = apart.group(text, _payload(buffer, record) if record else None)
+            if group is None:
+                note(left_out, UNGROUPED, [sample.key])
+            elif apart.holds(group):
+                note(left_out, APART, [sample.key])
+                set_apart.append(len(rows["key"]))
         payload_crc32, frame_crc32 = checksums(buffer, sample.members)
         rows["key"].append(sample.key)
         rows["image_offset"].append(image.data if image else 0)
@@ -95,12 +109,13 @@ def _scan(buffer: Any, tar: int, caption_key: str | None) -> Scan:
     rest = zlib.crc32(buffer[at:], rest)
     rows["tar"] = [tar] * len(rows["key"])
     table = pa.table(rows, SCHEMA)
-    failed = failed_rows(table)
-    if failed.any():
-        table = table.take(np.argsort(failed, kind="stable"))
+    place = 2 * failed_rows(table)
+    place[set_apart] = 1
+    if place.any():
+        table = table.take(np.argsort(place, kind="stable"))
     if strays:
         note(left_out, "files without an extension", strays[:FIRST], len(strays))
-    return Scan(table, rest, left_out)
+    return Scan(table, rest, left_out, len(set_apart))
 
 
 def _reason(sample: Sample, image: Member | None, caption: Member | None, caption_key: str | None) -> str:

@@ -44,7 +44,8 @@ class WriteUnit:
             kept = {row: path for row, path in enumerate(label[: rows.num_samples]) if path is not None}
             tables.append(_with_origin(rows, shard).take(pa.array(kept, pa.int64())))
             groups += [(path, int(self.source.shard_repeats[shard])) for path in kept.values()]
-            lost += ["/".join(rows.source_of(row)) for row in range(len(rows.table)) if row not in kept]
+            unlabelled = (row for row in range(len(rows.table)) if row not in kept and row not in rows.apart)
+            lost += ["/".join(rows.source_of(row)) for row in unlabelled]
         present = sorted(set(groups), key=_order)
         index_of = {group: index for index, group in enumerate(present)}
         code = np.array([index_of[group] for group in groups], np.int64)

@@ -2,9 +2,10 @@
 
 from functools import partial
 
+from mcl_clip.shards.apart import Apart
 from training.arrows.job import Job
 from training.arrows.source import open_or_index, packed
-from training.checks import check_data
+from training.checks import check_data, check_fit
 from training.preemption import Preemption
 from training.ranks import Ranks
 from training.recipe import Recipe
@@ -26,12 +27,16 @@ def begin(recipe: Recipe, directory: RunDirectory, ranks: Ranks, preemption: Pre
     )
     with preemption.excusing_workers():
         tars = packed(data.train_data, directory.source, ranks, data)
-        source = index(tars, directory.source, factors=data.train_data_upsampling_factors)
+        apart = Apart(share=data.fit_share, key=data.fit_group, seed=recipe.seed) if data.fit_share else None
+        source = index(tars, directory.source, factors=data.train_data_upsampling_factors, apart=apart)
         if recipe.reporting.val_data:
             tars = packed(recipe.reporting.val_data, directory.validation, ranks, data, "--val-data")
             held_out = index(tars, directory.validation, flag="--val-data")
     check_data(recipe, source)
+    to_fit = source if source.apart else held_out
+    if recipe.fusion == "fitted":
+        ranks.share(lambda: check_fit(recipe, source, to_fit))
     validation = Validation(recipe, held_out, ranks.device)
     trackers = Trackers(recipe, to_plain(recipe), silent=not ranks.is_first)
     ranks.on_first(lambda: commit(directory, recipe))
-    return Job(recipe, directory, source, ranks, preemption, trackers, validation, held_out)
+    return Job(recipe, directory, source, ranks, preemption, trackers, validation, to_fit)

@@ -13,7 +13,10 @@ from training.validation import Validation
 
 @dataclass(frozen=True)
 class Job:
-    """One rank's view of a run; `source` is the index of --train-data, `held_out` that of --val-data, if any."""
+    """One rank's view of a run; `source` is the index of --train-data.
+
+    `to_fit` is what a fitted fusion is fitted on: the source, of which only what it sets apart, else --val-data.
+    """
 
     recipe: Recipe
     directory: RunDirectory
@@ -22,4 +25,4 @@ class Job:
     preemption: Preemption
     trackers: Trackers
     validation: Validation
-    held_out: Manifest | None = None
+    to_fit: Manifest | None = None

@@ -7,6 +7,7 @@ from mcl_clip.packing.job import pack
 from mcl_clip.packing.open import Wanted, open_source
 from mcl_clip.packing.rows import Source
 from mcl_clip.packing.synthetic import SyntheticRows
+from mcl_clip.shards.apart import Apart
 from mcl_clip.shards.index import index_sources
 from mcl_clip.shards.kinds import kind_of
 from mcl_clip.shards.manifest import Manifest, tell_left_out
@@ -28,12 +29,14 @@ def open_or_index(
     caption_key: str | None = None,
     factors: str | None = None,
     skip_broken: bool = False,
+    apart: Apart | None = None,
     workers: int = 1,
     flag: str = "--train-data",
 ) -> Manifest:
     """The data set that `flag` names by `spec`: a directory with a manifest.json, or tars, indexed into `directory`.
 
-    Raises `UserError` for a `caption_key` that an index was not made with, and what `index_sources` raises.
+    Raises `UserError` for a `caption_key`, or a share to set `apart`, that an index was not made with, and what
+    `index_sources` raises.
     """
     ready = ranks.share(lambda: str(manifest_directory(spec) or ""))
     if not ready:
@@ -44,6 +47,7 @@ def open_or_index(
             caption_key=caption_key,
             factors=factors,
             skip_broken=skip_broken,
+            apart=apart,
             workers=workers,
             flag=flag,
         )
@@ -58,6 +62,11 @@ def open_or_index(
             f"--train-data-upsampling-factors {factors} is for tars, but {flag} {ready} is indexed already, with "
             "counts of its own; leave it out, or index the tars anew with it"
         )
+    if apart and apart != manifest.apart:
+        raise UserError(
+            f"--mcl-fit-share {apart.share:g} is for tars, but {flag} {ready} is indexed already and sets apart "
+            f"{manifest.apart or 'nothing'}; leave it out, or index the tars anew with it"
+        )
     if ranks.is_first:
         tell_left_out(manifest)
     return manifest
@@ -71,6 +80,7 @@ def index(
     caption_key: str | None = None,
     factors: str | None = None,
     skip_broken: bool = False,
+    apart: Apart | None = None,
     workers: int = 1,
     flag: str = "--train-data",
 ) -> Manifest:
@@ -89,6 +99,7 @@ def index(
         workers=max(workers, 1),
         caption_key=caption_key,
         skip_broken=skip_broken,
+        apart=apart,
         world=ranks,
         progress=ranks.is_first,
     )
