@@ -21,6 +21,7 @@ FUSIONS = [
     {},
     {"fusion": "mean-cosine"},
     {"fusion": "mean-cosine", "weights": [1.0, 2.0, 5.0]},
+    {"fusion": "fitted", "weights": [0.2, 0.001, 0.799]},
 ]
 
 

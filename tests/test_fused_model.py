@@ -252,7 +252,7 @@ def test_clip_benchmarks_own_command_runs_on_it(tmp_path, capsys):
     import io
     import tarfile
 
-    fused = fused_of(vit(1), vit(2))
+    fused = fused_of(vit(1), vit(2), fusion="fitted", weights=[0.3, 0.7])
     save_fused(fused, tmp_path / "fused")
     pictures = [Image.effect_noise((40, 40), 20 + 30 * number).convert("RGB") for number in range(9)]
     root = tmp_path / "data"

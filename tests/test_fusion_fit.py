@@ -13,11 +13,15 @@ import yaml
 import mcl_clip
 from mcl_clip.clustering.clusters import Clusters
 from mcl_clip.errors import UserError
-from mcl_clip.fusion.files import read_fused_config
-from mcl_clip.fusion.fit import FLOOR, fit_weights
+from mcl_clip.fusion.files import read_fused_config, save_fused
+from mcl_clip.fusion.fit import COLDEST, FLOOR, fit_weights, num_with_negatives
 from mcl_clip.fusion.fit_pairs import fit_fusion
+from mcl_clip.fusion.fit_pairs import told as line_of
 from mcl_clip.fusion.fit_sample import choose_pairs
+from mcl_clip.fusion.fused_model import FusedCLIP
 from mcl_clip.fusion.load import fuse
+from mcl_clip.loading.augment import eval_transform
+from mcl_clip.loading.normalize import Normalize
 from mcl_clip.models.stage_model import model_hash
 from mcl_clip.shards.manifest import Manifest
 from tests.clusters import stage_directory, write_clusters
@@ -100,6 +104,27 @@ def test_more_pairs_of_a_label_than_a_block_and_fewer_pairs_than_stages(monkeypa
         fit_weights(images, texts, ["the same"] * 96, first)
 
 
+def test_pairs_told_apart_without_error_leave_the_temperature_bounded():
+    perfect = F.normalize(torch.eye(16) / 2 + 1, dim=1)
+    blind = F.normalize(torch.ones(16, 16), dim=1)
+    data = [perfect, blind], [perfect, blind], [str(number) for number in range(16)], [0] * 16
+    fit = fit_weights(*data)
+    assert fit.loss_after == pytest.approx(slow_loss(*data, [COLDEST * w for w in fit.weights]), rel=1e-3)
+    assert fit.weights[0] > 0.9 and fit.loss_alone[0] < fit.loss_before < fit.loss_alone[1]
+    assert fit.loss_alone[1] == pytest.approx(math.log(16))
+
+
+def test_each_stage_alone_is_told_beside_the_fit():
+    images, texts, captions, first = made()
+    fit = fit_weights(images, texts, captions, first)
+    for stage, loss in enumerate(fit.loss_alone):
+        alone = fit_weights(images[stage : stage + 1], texts[stage : stage + 1], captions, first)
+        assert loss == pytest.approx(alone.loss_after, rel=1e-6) and alone.weights == (1.0,)
+        assert loss >= fit.loss_after
+    assert np.argmin(fit.loss_alone) == 1
+    assert num_with_negatives(["a", "a", "b", "c", "c"], [0, 0, 0, 1, 1]) == 3
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """Three stages as a run leaves them, the first two with clusters, and pairs set apart."""
@@ -147,6 +172,17 @@ def test_from_tars_to_a_model_that_loads_bit_exactly(run, tmp_path, capsys):
         raw = model.stage_embeddings(image=images)
         joined = [F.normalize(raw[s], dim=1) * share**0.5 for s, share in zip((0, 2), shares, strict=True)]
         assert torch.allclose(part.encode_image(images), torch.cat(joined, 1), atol=1e-6)
+    save_fused(part.subset([1]), tmp_path / "part")
+    assert "the stages fitted, 2 are kept here: their weights are renormalised" in card_of(tmp_path / "part")
+    assert "are kept here" not in card_of(tmp_path / "fused")
+    assert "Stage 0 is pretrained: it may have seen them" in card_of(tmp_path / "fused")
+    again = fused_with(run, "--select", "0", "2", "--output", str(tmp_path / "anew"))
+    anew = read_fused_config(tmp_path / "anew")
+    assert again == 0 and len(anew["weights"]) == 2 and "stages_kept" not in anew["card"]["fit"]
+
+
+def card_of(directory):
+    return (directory / "README.md").read_text()
 
 
 def make_index_of(run, place):
@@ -173,6 +209,29 @@ def test_the_sample_is_bounded_and_the_same_whatever_the_workers(tmp_path):
     ]
     assert fits[0].weights == fits[1].weights != fits[2].weights
     assert all(4 < fit.card["fit"]["pairs"] <= 24 for fit in fits)
+
+
+def test_idle_stages_one_cluster_and_too_small_pseudo_labels_are_told(run, tmp_path):
+    index = Manifest.load(make_index(tmp_path / "data", 1, 24))
+    stages = [run / "stage_0", run / "stage_1", run / "stage_2"]
+    one = Clusters.load(write_clusters(tmp_path / "one", {"a": {}}, k=1))
+    one.centroids = {"image": one.centroids["image"] + np.zeros((1, 24), np.float32)}
+    found = fit_fusion(fuse(stages), index, tmp_path / "1", named="x", clusters=[one])
+    assert found.card["fit"]["pseudo_labels"] == 1 and "with one only, negatives came from anywhere" in line_of(found)
+    many = Clusters.load(write_clusters(tmp_path / "many", {"a": {}}, k=24))
+    embedded = fuse(stages).stage_embeddings(image=torch.stack([picture(index, row) for row in range(24)]))
+    many.centroids = {"image": F.normalize(embedded[1], dim=1).detach().numpy()}
+    found = fit_fusion(fuse(stages), index, tmp_path / "2", named="x", clusters=[None, many])
+    assert found.card["fit"]["clusters_unused"] == [1] and "with one only, negatives came from" in line_of(found)
+    idle = FusedCLIP(found.stage_info, "fitted", [0.5, FLOOR, 0.5], found.card)
+    assert "stage 1 has almost no weight: mcl-fuse --select the others" in line_of(idle)
+
+
+def picture(index, row):
+    model = vit(1)
+    transform = eval_transform(model.visual.preprocess_cfg)
+    rows = index.open_shard(0)
+    return Normalize(transform.mean, transform.std)(transform(rows.read_image(row))[0][None])[0]
 
 
 def test_mistakes_are_one_line(run, tmp_path, capsys):

@@ -72,8 +72,9 @@ print(json.dumps(results))
 
 
 def models(directory):
-    """Softmax with shared blocks, sigmoid, collapsed, the demo's tower, and a Hugging Face tokenizer."""
+    """Softmax with shared blocks, fitted weights, sigmoid, collapsed, the demo's tower, a Hugging Face tokenizer."""
     base = vit(1)
+    yield "fitted", FusedCLIP([stage(vit(1)), stage(vit(2))], "fitted", [0.002, 0.998])
     yield "vit", FusedCLIP([stage(base), stage(changed(base, "visual.transformer.resblocks.3"))])
     sigmoid = [tiny_model("siglip", seed=seed) for seed in (1, 2)]
     yield "sigmoid", FusedCLIP([stage(model, "siglip") for model in sigmoid], "mean-cosine", [1, 2])
@@ -109,7 +110,7 @@ def ran(tmp_path_factory):
     return directories, json.loads(done.stdout.splitlines()[-1]), Image.open(picture)
 
 
-@pytest.mark.parametrize("name", ["vit", "sigmoid", "collapsed", "conv", "words"])
+@pytest.mark.parametrize("name", ["fitted", "vit", "sigmoid", "collapsed", "conv", "words"])
 @torch.no_grad()
 def test_probabilities_are_ours(ran, name):
     directories, results, picture = ran

@@ -54,7 +54,7 @@ def test_checksums_cover_every_byte_once(tmp_path):
         ("c.txt", b"c"),
     ]
     path = write_tar(tmp_path / "a.tar", files, mtime=0.5)
-    table, rest, _ = scan_tar(path)
+    table, rest, *_ = scan_tar(path)
     data = Path(path).read_bytes()
     covered = []
     for row in table.to_pylist():

@@ -100,13 +100,6 @@ def base_weights(recipe: ModelRecipe) -> str:
     return name
 
 
-def began_anew(directory: Path) -> bool:
-    """Whether stage 0 in this directory is known to have begun with weights drawn anew, not with pretrained ones."""
-    record = read_stage_config(directory).get("mcl_clip", {}).get("made_from") or {}
-    weights = record.get("weights", "")
-    return weights.endswith(" new") and not weights.startswith("hf-hub:")
-
-
 def build_from_stage(
     directory: Path, precision: str, device: torch.device, scratch_seed: int | None = None
 ) -> BuiltModel:

@@ -21,8 +21,8 @@ from mcl_clip.help_text import with_examples
 from mcl_clip.launch import one_process
 from mcl_clip.models.stage_model import CONFIG_NAME, model_hash
 from training.arrows.source import open_or_index
-from training.build import began_anew
 from training.ranks import Ranks
+from training.run_directory import began_anew
 
 
 @exit_on_user_error

@@ -139,6 +139,13 @@ def is_finished(directory: Path, made_from: Mapping[str, Any]) -> bool:
     return True
 
 
+def began_anew(directory: Path) -> bool:
+    """Whether stage 0's model in `directory` is known to have begun with weights drawn anew (see `base_weights`)."""
+    record = read_stage_config(directory).get("mcl_clip", {}).get("made_from") or {}
+    weights = record.get("weights", "")
+    return weights.endswith(" new") and not weights.startswith("hf-hub:")
+
+
 def refuse_foreign(what: os.PathLike, record: Mapping[str, Any], made_from: Mapping[str, Any]) -> None:
     """Raise `UserError` unless `what` was made from the given hashes."""
     for name, value in made_from.items():

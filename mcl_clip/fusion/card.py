@@ -107,6 +107,9 @@ def _fit_lines(fit: Mapping[str, Any]) -> list[str]:
     ]
     if apart:
         said.insert(1, f"They are of {apart['samples']} samples set apart from all training: {apart['by']}.")
+    if kept := fit.get("stages_kept"):
+        numbers = ", ".join(map(str, kept))
+        said.append(f"Of the stages fitted, {numbers} are kept here: their weights are renormalised, not fitted anew.")
     if fit["stage_0_pretrained"]:
         said.append("Stage 0 is pretrained: it may have seen them.")
     return [" ".join(said)]

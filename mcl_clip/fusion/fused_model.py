@@ -154,12 +154,20 @@ class FusedCLIP(nn.Module):
         return logits, logits.T
 
     def subset(self, indices: Sequence[int]) -> "FusedCLIP":
-        """The fused model of some stages, in the given order; modules are shared with this one."""
+        """The fused model of some stages, in the given order; modules are shared with this one.
+
+        Weights stay as they are in proportion, fitted ones too, and the card says so: to fit them anew, see
+        `fit_pairs.fit_fusion`.
+        """
         if not indices or len(set(indices)) != len(indices) or not set(indices) <= set(range(self.num_stages)):
             raise UserError(f"stages {list(indices)} are not distinct numbers from 0 to {self.num_stages - 1}")
         weights = self.weights and [self.weights[index] for index in indices]
         stages = [self.stage_info[index] for index in indices]
-        return FusedCLIP(stages, self.fusion, weights, self.card, self.output_dict, self.collapsed)
+        card = dict(self.card)
+        if fit := card.get("fit"):
+            before = fit.get("stages_kept", range(self.num_stages))
+            card["fit"] = fit | {"stages_kept": [before[index] for index in indices]}
+        return FusedCLIP(stages, self.fusion, weights, card, self.output_dict, self.collapsed)
 
     def collapse(self) -> "FusedCLIP":
         """A model of one stage's embedding size with the same scores; `UserError` when text towers differ."""

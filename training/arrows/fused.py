@@ -14,9 +14,10 @@ from mcl_clip.models.stage_model import model_hash
 from mcl_clip.world import appears
 from training.arrows.job import Job
 from training.arrows.scores import score_once
-from training.build import BuiltModel, began_anew
+from training.build import BuiltModel
 from training.recipe_file import to_plain
 from training.reporting import log
+from training.run_directory import began_anew
 
 
 def fuse_stages(job: Job) -> None:
