@@ -7,6 +7,9 @@ SOURCES := mcl_clip training eval demo benchmarks tests
 # make test OPEN_CLIP=DIR: the source tree of another open_clip before the installed one.
 HOST := $(if $(OPEN_CLIP),$(abspath $(or $(wildcard $(OPEN_CLIP)/src),$(OPEN_CLIP))))
 
+# A process of tests to each core, at most four; the tests of a file share its fixtures.
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile
+
 .PHONY: help install demo test test-long test-minimums lint bench study study-emoji clean
 
 help:
@@ -38,10 +41,10 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	@test -z "$(HOST)" || test -d "$(HOST)/open_clip" || { echo "error: $(OPEN_CLIP) holds no open_clip" >&2; exit 2; }
-	$(if $(HOST),PYTHONPATH=$(HOST)) $(BIN)/python -m pytest
+	$(if $(HOST),PYTHONPATH=$(HOST)) $(BIN)/python -m pytest $(PARALLEL)
 
 test-long: $(VENV)/.installed-dev
-	MCL_TEST_PROFILE=long $(BIN)/python -m pytest
+	MCL_TEST_PROFILE=long $(BIN)/python -m pytest $(PARALLEL)
 
 .venv-minimums/.installed: setup.cfg constraints-minimums.txt | $(BIN)/python
 	$(BIN)/python -m venv .venv-minimums
@@ -49,7 +52,7 @@ test-long: $(VENV)/.installed-dev
 	@touch $@
 
 test-minimums: .venv-minimums/.installed
-	.venv-minimums/bin/python -m pytest
+	.venv-minimums/bin/python -m pytest $(PARALLEL)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check $(SOURCES)

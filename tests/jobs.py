@@ -1,5 +1,6 @@
-"""Training jobs in processes of their own that may die: forked from a server which has imported everything once."""
+"""Jobs in processes of their own that may die: forked from a server which has imported everything once."""
 
+import importlib
 import multiprocessing
 import os
 import signal
@@ -25,13 +26,14 @@ def start(
     port: int = 0,
     die_at: int = 0,
     before: Callable[[int], None] | None = None,
+    module: str = "training.main",
 ):
-    """A process that runs the command line as one rank of a job, in which `before(rank)` is called first.
+    """A process that runs the command line of `module` as one rank of a job, in which `before(rank)` is called first.
 
     With `die_at`, it gets SIGKILL at that event of `EVENTS`.
     """
     process = CONTEXT.Process(
-        target=_train, args=(list(arguments), str(log), rank, world_size, port, die_at, None, before)
+        target=_run, args=(list(arguments), str(log), rank, world_size, port, die_at, None, before, module)
     )
     process.start()
     return process
@@ -48,12 +50,13 @@ def run_job(
     world_size: int = 1,
     timeout: float = 900,
     before: Callable[[int], None] | None = None,
+    module: str = "training.main",
 ) -> list[int]:
-    """Run a job of several ranks to its end; exit statuses by rank, negative for a signal."""
+    """Run a job of several ranks to its end, as under torchrun; exit statuses by rank, negative for a signal."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    ranks = [start(arguments, log, rank, world_size, port, before=before) for rank in range(world_size)]
+    ranks = [start(arguments, log, rank, world_size, port, before=before, module=module) for rank in range(world_size)]
     return [finish(process, timeout) for process in ranks]
 
 
@@ -78,17 +81,18 @@ def wait_for(condition: Callable[[], bool], timeout: float = 600) -> None:
 def count_events(arguments: Sequence[str], log: Path) -> int:
     """Events of `EVENTS` in an uninterrupted run."""
     counter = CONTEXT.Value("q", 0)
-    process = CONTEXT.Process(target=_train, args=(list(arguments), str(log), 0, 1, 0, 0, counter))
+    process = CONTEXT.Process(target=_run, args=(list(arguments), str(log), 0, 1, 0, 0, counter))
     process.start()
     assert finish(process) == 0, log.read_text()
     return counter.value
 
 
-def _train(arguments, log, rank, world_size, port, die_at, counter=None, before=None) -> None:
+def _run(
+    arguments, log, rank, world_size, port, die_at, counter=None, before=None, module: str = "training.main"
+) -> None:
     import torch
 
-    from training.main import main
-
+    main = importlib.import_module(module).main
     # As a command starts them: readers forked from a server would outlive a killed job, and import everything anew.
     multiprocessing.set_start_method("fork", force=True)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)

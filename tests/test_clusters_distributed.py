@@ -1,7 +1,4 @@
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +12,7 @@ from mcl_clip.shards.manifest import Manifest
 from tests.clusters import stage_directory
 from tests.data import make_index
 from tests.distributed import run_ranks, world_of
+from tests.jobs import run_job
 from tests.tars import write_shards
 from training.cluster import main
 
@@ -87,31 +85,25 @@ def tiny(tmp_path_factory) -> tuple[Path, Path]:
     return stage_directory(root / "model"), root / "tars"
 
 
-def torchrun(*arguments: object) -> subprocess.CompletedProcess:
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "training.cluster"]
-    return subprocess.run(
-        [sys.executable, *launch, *map(str, arguments)],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+def two_ranks(log: Path, *arguments: object) -> tuple[list[int], str]:
+    """Exit statuses of the command on two ranks, and what they said."""
+    words = [*map(str, arguments), "--device", "cpu"]
+    return run_job(words, log, 2, module="training.cluster"), log.read_text()
 
 
 def alone(*arguments: object) -> int:
     return main([*map(str, arguments), "--device", "cpu"])
 
 
-def test_the_command_alone_and_under_torchrun(tmp_path, capsys):
+def test_the_command_alone_and_on_two_ranks(tmp_path, capsys):
     write_shards(tmp_path / "tars", 3, 10)
     model = stage_directory(tmp_path / "model")
     common = [model, "--train-data", tmp_path / "tars", "--mcl-clusters", 2, "--batch-size", 4]
     assert alone(*common, "--workers", 0, "--output", tmp_path / "alone") == 0
     assert "30 samples in 2 clusters" in capsys.readouterr().out
-    both = torchrun(*common, "--workers", 1, "--output", tmp_path / "both", "--compare", tmp_path / "alone")
-    assert both.returncode == 0, both.stderr
-    assert "adjusted Rand index 1.0000" in both.stdout
+    compared = [*common, "--workers", 1, "--output", tmp_path / "both", "--compare", tmp_path / "alone"]
+    status, said = two_ranks(tmp_path / "log", *compared)
+    assert (status, "adjusted Rand index 1.0000" in said) == ([0, 0], True), said
     assert Clusters.load(tmp_path / "both").hash == Clusters.load(tmp_path / "alone").hash
     assert alone(*common, "--output", tmp_path / "next", "--previous", tmp_path / "alone") == 0
     assert "with stage 0: normalized mutual information 1.000, 0.00 bits new" in capsys.readouterr().out
@@ -154,5 +146,5 @@ def test_the_command_says_a_mistake_in_one_line(tmp_path, capsys):
     assert alone(*common, "--output", tmp_path / "alone") == 2
     message = "error: 9 clusters cannot be made of 8 samples; lower --mcl-clusters"
     assert [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")] == [message]
-    ranks = torchrun(*common, "--output", tmp_path / "ranks")
-    assert ranks.returncode == 1 and ranks.stderr.count(message) == 1
+    status, said = two_ranks(tmp_path / "log", *common, "--output", tmp_path / "ranks")
+    assert status == [2, 2] and said.count(message) == 1

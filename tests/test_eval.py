@@ -1,9 +1,6 @@
 """mcl-eval: each single command's scores from one load, on one rank and several, and what fails loses nothing else."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +15,7 @@ from eval.suite import from_file, from_words, plan
 from mcl_clip.errors import UserError
 from mcl_clip.models.stage_model import save_stage_model
 from tests.distributed import run_ranks
+from tests.jobs import run_job
 from tests.test_mmvp import write_questions, write_set
 from tests.test_zero_shot import class_folders
 from tests.tiny_models import TINY, tiny_model
@@ -118,15 +116,13 @@ def test_an_error_of_no_users_loses_none_either(place, monkeypatch, capsys) -> N
     assert row["limit"] == 2 == row["metrics"]["n_pairs"] and not (place / "broken/zero_shot_animals.json").exists()
 
 
-def test_two_ranks_give_the_scores_of_one(place) -> None:
+def test_two_ranks_give_the_scores_of_one(place, monkeypatch) -> None:
+    monkeypatch.chdir(place)
     words = ["--model", "s0", "--device", "cpu", "--tasks", "zero-shot:animals:no-cache=true,mmvp:pairs,mmvp:nowhere"]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    for output, launch in (("one", [sys.executable]), ("two", torchrun)):
-        asked = [*launch, "-m", "eval.main", *words, "--output", str(place / output)]
-        env = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
-        ended = subprocess.run(asked, cwd=place, env=env, capture_output=True, text=True, check=False)
-        assert ended.returncode == (2 if output == "one" else 1), ended.stderr
-        assert ended.stderr.count("error: mmvp_nowhere:") == 1
+    for output, ranks in (("one", 1), ("two", 2)):
+        log = place / f"{output}.log"
+        assert run_job([*words, "--output", output], log, ranks, module="eval.main")[0] == 2, log.read_text()
+        assert log.read_text().count("error: mmvp_nowhere:") == 1
     for name in ("zero_shot_animals.json", "mmvp_pairs.json", "suite.yaml"):
         assert (place / "two" / name).read_bytes() == (place / "one" / name).read_bytes()
 

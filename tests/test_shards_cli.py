@@ -1,18 +1,15 @@
-"""mcl-shards as a user runs it, alone and under torchrun."""
+"""mcl-shards as a user runs it, alone and on several ranks."""
 
 import os
-import subprocess
-import sys
-from pathlib import Path
+from functools import partial
 
 import pandas
 import pytest
 
 from mcl_clip.shards.manifest import Manifest
+from tests.jobs import finish, run_job, start
 from tests.tars import image_bytes, write_shards
 from training.shards import main
-
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -104,26 +101,25 @@ def test_the_same_command_with_relative_paths_finds_its_work_done(data, capsys, 
     assert first[0] == again[0] == 0 and first[1] == again[1]
 
 
-def torchrun(*arguments):
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*launch, "-m", "training.shards", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+def two_ranks(log, *arguments):
+    """Exit statuses of the command on two ranks, and what they said."""
+    return run_job(list(map(str, arguments)), log, 2, module="training.shards"), log.read_text()
 
 
 def test_a_mistake_that_only_another_rank_meets_is_said_once(data):
     folder, paths = data
     os.truncate(paths[2], 1024)
-    ended = torchrun("index", "--train-data", folder / "data", "--output", folder / "index")
-    lines = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1 and "00002.tar: truncated" in lines[0]
-    assert ended.returncode and "exitcode  : 2" in ended.stderr
+    command = ["index", "--train-data", folder / "data", "--output", folder / "index"]
+    status, said = two_ranks(folder / "log", *command)
+    lines = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and "00002.tar: truncated" in lines[0] and status == [2, 2]
 
 
-def test_torchrun_shares_the_work(data, capsys):
+def test_ranks_share_the_work(data, capsys):
     folder, _ = data
     common = ["--train-data", f"{folder}/data", "--labels", f"{folder}/labels.parquet", "--shard-size", "4"]
     assert run(capsys, "bucket", *common, "--output", folder / "alone")[0] == 0
-    assert torchrun("bucket", *common, "--output", folder / "shared").returncode == 0
+    assert two_ranks(folder / "log", "bucket", *common, "--output", folder / "shared")[0] == [0, 0]
     assert Manifest.load(folder / "shared").hash == Manifest.load(folder / "alone").hash
 
 
@@ -147,7 +143,7 @@ def test_pack_alone_and_on_two_ranks_gives_the_same_bytes(data, capsys):
     ]
     status, out, _ = run(capsys, "pack", *flags, "--output", folder / "alone")
     assert (status, "7 samples in 4 shards, 1 rows skipped: 1 no such file (gone.jpg)" in out) == (0, True)
-    assert torchrun("pack", *flags, "--output", folder / "shared").returncode == 0
+    assert two_ranks(folder / "log", "pack", *flags, "--output", folder / "shared")[0] == [0, 0]
     alone, shared = (
         {path.name: path.read_bytes() for path in (folder / name).iterdir()} for name in ("alone", "shared")
     )
@@ -158,17 +154,21 @@ def test_pack_alone_and_on_two_ranks_gives_the_same_bytes(data, capsys):
 
 def test_tasks_of_srun_are_ranks_of_one_job_and_a_script_of_sbatch_is_one_process(data, capsys):
     folder, _ = data
-    command = [sys.executable, "-m", "training.shards", "index", "--train-data", f"{folder}/data"]
+    command = ["index", "--train-data", f"{folder}/data", "--output"]
     script = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_NTASKS": "2", "SLURM_JOB_NODELIST": "127.0.0.1"}
     step = script | {"SLURM_STEP_ID": "1", "SLURM_STEP_NUM_TASKS": "2"}
     places = [("srun", step | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)}) for rank in range(2)]
-    ended = [
-        subprocess.Popen(
-            [*command, "--output", folder / name], cwd=ROOT, env=os.environ | place, stdout=subprocess.PIPE, text=True
-        )
-        for name, place in [*places, ("sbatch", script | {"SLURM_PROCID": "0"})]
+    places.append(("sbatch", script | {"SLURM_PROCID": "0"}))
+    logs = [folder / f"log {number}" for number in range(3)]
+    tasks = [
+        start([*command, f"{folder}/{name}"], log, before=partial(_set, place), module="training.shards")
+        for (name, place), log in zip(places, logs, strict=True)
     ]
-    said = [process.communicate(timeout=300)[0] for process in ended]
-    assert [process.returncode for process in ended] == [0, 0, 0]
-    assert ["17 samples in 3 shards" in line for line in said] == [True, False, True], "the first rank alone speaks"
+    assert [finish(task) for task in tasks] == [0, 0, 0]
+    said = ["17 samples in 3 shards" in log.read_text() for log in logs]
+    assert said == [True, False, True], "the first rank alone speaks"
     assert (folder / "srun/manifest.json").read_text() == (folder / "sbatch/manifest.json").read_text()
+
+
+def _set(environment, _):
+    os.environ.update(environment)

@@ -23,9 +23,9 @@ def parser() -> argparse.ArgumentParser:
         description=with_examples(
             (
                 "mcl-train --train-data runs/demo-data/train --model mcl-tiny-conv --epochs 1 --batch-size 64 "
-                "--mcl-stages 1 --mcl-clusters 4 --workers 0 --logs runs --name small",
+                "--train-num-samples 128 --mcl-stages 1 --mcl-clusters 4 --workers 0 --logs runs --name small",
                 "mcl-train --train-data runs/demo-data/train --model mcl-tiny-conv --epochs 1 --batch-size 64 "
-                "--mcl-stages 2 --mcl-clusters 4 --workers 0 --logs runs --name small-longer",
+                "--train-num-samples 128 --mcl-stages 2 --mcl-clusters 4 --workers 0 --logs runs --name small-longer",
             ),
             "Train all stages of multistage contrastive learning in one job, and fuse them.",
         ),
