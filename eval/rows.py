@@ -12,25 +12,34 @@ from mcl_clip.fusion.combine import fuse_embeddings
 
 @dataclass(frozen=True)
 class Row:
-    """One scored model: its name in the scores file and the stages it is made of."""
+    """One scored model: its name in the scores file, the stages it is made of, and their fusion: None, the model's."""
 
     name: str
     stages: tuple[int, ...]
+    fusion: str | None = None
 
 
 def rows_of(model: Any) -> list[Row]:
-    """stage_0, stage_1, ..., fused_0-1, ..., fused; stage_0 alone for a model of one stage."""
+    """stage_0, stage_1, ..., fused_0-1, ..., fused; stage_0 alone for a model of one stage.
+
+    Before a fused model of fitted weights stands fused_concat: the same stages as published.
+    """
     count = getattr(model, "num_stages", 1)
+    every = tuple(range(count))
     stages = [Row(f"stage_{index}", (index,)) for index in range(count)]
     partial = [Row(f"fused_0-{last}", tuple(range(last + 1))) for last in range(1, count - 1)]
-    return stages + partial + ([Row("fused", tuple(range(count)))] if count > 1 else [])
+    if getattr(model, "fusion", None) == "fitted" and count > 1:
+        partial.append(Row("fused_concat", every, "concat"))
+    return stages + partial + ([Row("fused", every)] if count > 1 else [])
 
 
 def row_embedding(model: Any, row: Row, embeddings: Sequence[Tensor]) -> Tensor:
-    """Unit embedding [B, D] of a row from the stages' raw embeddings, as the model fuses them."""
+    """Unit embedding [B, D] of a row from the stages' raw embeddings, as the row or else the model fuses them."""
     chosen = [embeddings[index] for index in row.stages]
     if len(chosen) == 1:
         return F.normalize(chosen[0], dim=-1)
+    if row.fusion:
+        return fuse_embeddings(chosen, row.fusion, normalize=True)
     weights = getattr(model, "weights", None)
     weights = None if weights is None else [weights[index] for index in row.stages]
     return fuse_embeddings(chosen, model.fusion, weights, normalize=True)

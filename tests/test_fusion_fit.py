@@ -11,6 +11,7 @@ import torch.nn.functional as F
 import yaml
 
 import mcl_clip
+from eval.rows import row_embedding, rows_of
 from mcl_clip.clustering.clusters import Clusters
 from mcl_clip.errors import UserError
 from mcl_clip.fusion.files import read_fused_config, save_fused
@@ -28,7 +29,7 @@ from tests.clusters import stage_directory, write_clusters
 from tests.data import make_index
 from tests.distributed import run_ranks, world_of
 from tests.tars import write_shards
-from tests.test_fusion_files import vit
+from tests.test_fused_model import fused_of, vit
 from tests.tiny_models import tiny_images
 from tests.tiny_runs import command
 from training.fuse import main
@@ -179,6 +180,21 @@ def test_from_tars_to_a_model_that_loads_bit_exactly(run, tmp_path, capsys):
     again = fused_with(run, "--select", "0", "2", "--output", str(tmp_path / "anew"))
     anew = read_fused_config(tmp_path / "anew")
     assert again == 0 and len(anew["weights"]) == 2 and "stages_kept" not in anew["card"]["fit"]
+
+
+@torch.no_grad()
+def test_scorers_have_a_row_of_the_same_stages_as_published():
+    models = [vit(1), vit(2), vit(3)]
+    fitted, images = fused_of(*models, fusion="fitted", weights=[0.1, 0.2, 0.7]), tiny_images(vit(1), 3)
+    rows = {row.name: row for row in rows_of(fitted)}
+    assert list(rows) == ["stage_0", "stage_1", "stage_2", "fused_0-1", "fused_concat", "fused"]
+    raw = fitted.stage_embeddings(image=images)
+    published = fused_of(*models).encode_image(images, normalize=True)
+    assert torch.equal(row_embedding(fitted, rows["fused_concat"], raw), published)
+    assert torch.equal(row_embedding(fitted, rows["fused"], raw), fitted.encode_image(images, normalize=True))
+    two = fitted.subset([0, 1]).encode_image(images, normalize=True)
+    assert torch.allclose(row_embedding(fitted, rows["fused_0-1"], raw), two, atol=1e-6)
+    assert "fused_concat" not in [row.name for row in rows_of(fused_of(*models, fusion="mean-cosine"))]
 
 
 def card_of(directory):

@@ -169,3 +169,40 @@ def test_what_every_step_left_out_is_told_in_order(run):
 
 def test_a_run_that_left_nothing_out_has_no_such_section(run):
     assert "Left out" not in write_report(run).read_text() and "Left out" not in (run / "report.md").read_text()
+
+
+def test_one_stage_or_all_stand_side_by_side_with_their_cost(run):
+    pairs = [
+        row("stage_0", 1.0, 0.5),
+        row("stage_1", 0.9, 0.7, 0.2, 0.1),
+        row("stage_2", 0.5, 0.71, 0.2, 0.1),
+        row("fused_concat", 1.0, 0.6, 0.1),
+        row("fused", 1.0, 0.75, 0.25, 0.1),
+    ]
+    (run / "scores" / "mmvp.json").write_text(json.dumps(pairs))
+    assert "One stage or all" not in write_report(run).read_text()
+    (run / "fused").mkdir()
+    config = {
+        "format": "mcl_clip.fused",
+        "version": 1,
+        "fusion": "fitted",
+        "weights": [0.02, 0.9, 0.08],
+        "collapsed": False,
+        "stages": [{"tensors_of": {}}] * 3,
+        "sha256": "",
+        "sharing": {"image": {"steps": 12, "separate": 18}, "text": {"steps": 6, "separate": 18}},
+        "card": {"fit": {"best_stage": 1, "pairs": 77}},
+    }
+    (run / "fused" / "mcl_config.json").write_text(json.dumps(config))
+    page, text = write_report(run).read_text(), (run / "report.md").read_text()
+    assert "One stage or all" in page and "least loss on the 77 pairs" in page
+    lines = text[text.index("## One stage or all") :].splitlines()
+    header = "| model | cost, images | cost, texts | mmvp, mean | mmvp, State | zero-shot, mean |"
+    assert [line for line in lines if line.startswith("|")][:6] == [
+        header,
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+        "| best stage on the pairs that fit: stage_1 | 1.0 x | 1.0 x | 80.0 | 70.0 | - |",
+        "| last stage: stage_2 | 1.0 x | 1.0 x | 60.5 | 71.0 | - |",
+        "| concat | 2.0 x | 1.0 x | 80.0 | 60.0 | - |",
+        "| fitted, 0.02 : 0.90 : 0.08 | 2.0 x | 1.0 x | 87.5 | 75.0 | 70.0 |",
+    ]

@@ -7,6 +7,7 @@ from typing import Any
 
 from eval.report import plots
 from eval.report.left_out import read_left_out
+from eval.report.one_or_all import one_or_all
 from eval.report.pages import TEMPLATES
 from eval.report.run_facts import RunFacts, read_run
 from eval.report.sections import of_task, other_sections, pair_sections, zero_shot_sections
@@ -31,7 +32,7 @@ def write_report(run: Path, output: Path | None = None) -> Path:
         "verdict": [line for results in pairs.values() for line in verdict(results)],
         "tiles": [tile for results in pairs.values() for tile in tiles(results)],
         "made": made_of(facts.recipe),
-        "sections": [*pair_sections(pairs), *zero_shot_sections(facts), *other_sections(facts)],
+        "sections": [*pair_sections(pairs), *zero_shot_sections(facts), *other_sections(facts), *one_or_all(facts)],
         "failed": facts.failed,
         "losses": loss_picture(facts),
         "clusterings": clusterings(facts),

@@ -13,6 +13,7 @@ from eval.scores import SUITE, read_scores
 from mcl_clip.artifacts import read_json
 from mcl_clip.clustering.information import attribute_information
 from mcl_clip.errors import UserError
+from mcl_clip.fusion.files import is_fused, read_fused_config
 from mcl_clip.shards.manifest import Manifest
 
 ATTRIBUTE_SAMPLES = 20_000
@@ -32,7 +33,7 @@ class Clustering:
 class RunFacts:
     """Everything a report is made of. `scores`: the results of every scores file, by its name without .json.
 
-    failed: why mcl-eval has no scores of a task, by the task's name.
+    failed: why mcl-eval has no scores of a task, by the task's name. fused: the fused model's `mcl_config.json`.
     """
 
     name: str
@@ -41,6 +42,7 @@ class RunFacts:
     losses: dict[int, list[dict[str, Any]]]
     clusterings: list[Clustering]
     failed: dict[str, str]
+    fused: dict[str, Any]
 
 
 def read_run(run: Path) -> RunFacts:
@@ -63,6 +65,7 @@ def read_run(run: Path) -> RunFacts:
             if (stage / "clusters" / "clusters.json").is_file()
         ],
         failed=_failed(scores / SUITE),
+        fused=read_fused_config(run / "fused") if is_fused(run / "fused") else {},
     )
 
 

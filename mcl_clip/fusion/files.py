@@ -71,6 +71,7 @@ def save_fused(model: FusedCLIP, directory: str | os.PathLike, card: Mapping[str
             "fusion": model.fusion,
             "weights": model.weights,
             "collapsed": model.collapsed,
+            "sharing": model.sharing,
             "stages": [
                 {
                     "source": public(stage.source),

@@ -1,0 +1,58 @@
+"""What a fused model of fitted weights gains over its stages alone and over concat, and at what cost."""
+
+from typing import Any
+
+from eval.report.run_facts import RunFacts
+from eval.report.verdict import PAIR, types_of
+from eval.scores import percent
+
+
+def one_or_all(facts: RunFacts) -> list[dict[str, Any]]:
+    """Best stage, last stage, concat and fitted side by side; nothing where no weights were fitted."""
+    fit = facts.fused.get("card", {}).get("fit")
+    sharing = facts.fused.get("sharing")
+    if not fit or not sharing or facts.fused["fusion"] != "fitted":
+        return []
+    stages = len(facts.fused["stages"])
+    best, last = f"stage_{fit['best_stage']}", f"stage_{stages - 1}"
+    every = {tower: stages * each["steps"] / each["separate"] for tower, each in sharing.items()}
+    one = dict.fromkeys(every, 1.0)
+    shown = [
+        (f"best stage on the pairs that fit: {best}", best, one),
+        (f"last stage: {last}", last, one),
+        ("concat", "fused_concat", every),
+        (f"fitted, {' : '.join(f'{weight:.2f}' for weight in facts.fused['weights'])}", "fused", every),
+    ]
+    scores = _scores(facts)
+    columns = {name: [found.get(row) for _, row, _ in shown] for name, found in scores.items()}
+    rows = []
+    for place, (name, _, cost) in enumerate(shown):
+        cells = [{"text": f"{cost[tower]:.1f} x", "shade": 0, "best": False, "note": ""} for tower in ("image", "text")]
+        for values in columns.values():
+            value, known = values[place], [value for value in values if value is not None]
+            is_best = value is not None and value == max(known)
+            cells.append({"text": percent(value), "shade": value or 0, "best": is_best, "note": ""})
+        rows.append({"model": name, "cells": cells})
+    note = (
+        "Percent. Cost: blocks that run for an image or a text, in those of one stage. The best stage is that of the "
+        f"least loss on the {fit['pairs']} pairs that the weights were fitted on, not of the best scores here."
+    )
+    header = ["cost, images", "cost, texts", *columns]
+    return [{"title": "One stage or all", "note": note, "picture": None, "table": {"header": header, "rows": rows}}]
+
+
+def _scores(facts: RunFacts) -> dict[str, dict[str, float]]:
+    """{column: {row of the scores files: value}}: pairs and what stage 0 sees least of them, and zero-shot sets."""
+    columns: dict[str, dict[str, float]] = {}
+    for name, results in facts.scores.items():
+        rows = {each["model"]: each["metrics"] for each in results}
+        if results and results[0]["task"] == "mmvp_vlm":
+            columns[f"{name}, mean"] = {row: metrics[PAIR] for row, metrics in rows.items()}
+            weakest = types_of(results)[0]
+            columns[f"{name}, {weakest}"] = {row: metrics[f"{PAIR}/{weakest}"] for row, metrics in rows.items()}
+    zero_shot = [each for each in facts.scores.values() if each and each[0]["task"] == "zeroshot_classification"]
+    if zero_shot:
+        sets = [{each["model"]: each["metrics"]["acc1"] for each in results} for results in zero_shot]
+        common = set.intersection(*map(set, sets))
+        columns["zero-shot, mean"] = {row: sum(each[row] for each in sets) / len(sets) for row in common}
+    return columns
