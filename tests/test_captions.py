@@ -6,8 +6,11 @@ from random import Random
 import numpy as np
 import pytest
 
+from mcl_clip.shards.buckets import write_buckets
 from mcl_clip.shards.captions import draw_caption, first_caption, read_captions
-from mcl_clip.shards.scan import scan_tar
+from mcl_clip.shards.index import index_sources
+from mcl_clip.shards.tar import header
+from mcl_clip.shards.verify import verify
 from tests.tars import image_bytes, write_tar
 
 
@@ -93,10 +96,43 @@ def test_without_weights_the_first_key_that_has_any_gives_all():
     assert draw_caption([[], []], 5) is first_caption([[], []]) is None
 
 
-def test_numbered_captions_beside_an_image_are_counted_and_told_what_takes_them(tmp_path):
-    files = [("a.0.txt", b"one"), ("a.1.txt", b"two"), ("a.jpg", image_bytes(0)), ("b.0.txt", b"other")]
-    path = write_tar(tmp_path / "0.tar", [*files, ("b.jpg", image_bytes(1)), ("b.txt", b"its own")])
-    scan = scan_tar(path)
-    reason = "with numbered captions only (.0.txt, ...), which are read from a list in a .json (--mcl-caption-key)"
-    assert scan.left_out == {reason: {"count": 1, "first": ["a"]}}
-    assert scan.rows["key"].to_pylist() == ["b", "a"]
+def numbered_tar(path):
+    """Two samples: numbered captions of a name with dots, among them a blank and a hidden file, and a plain one."""
+    files = [(f"v2.0 a.{number}.txt", f"number {number}".encode()) for number in (0, 1, 10, 2)]
+    files[2:2] = [("._v2.0 a.1.txt", b"macOS"), ("v2.0 a.7.txt", b" ")]
+    files += [("v2.0 a.jpg", image_bytes(0)), ("b.0.txt", b"other"), ("b.jpg", image_bytes(1))]
+    return write_tar(path, [*files, ("b.txt", b"x" * 1024)])
+
+
+class OneLabel:
+    """Of every sample."""
+
+    hash = "one"
+
+    def labels_for(self, shard, keys, *, partial=False):
+        return ["0"] * len(keys)
+
+    def check_shards(self, shards):
+        pass
+
+
+def test_numbered_captions_are_drawn_from_also_out_of_buckets(tmp_path):
+    manifest = index_sources([numbered_tar(tmp_path / "0.tar")], tmp_path / "index")
+    assert manifest.num_samples == 2 and not manifest.left_out
+    buckets = write_buckets(manifest, OneLabel(), tmp_path / "buckets")
+    assert verify(buckets.directory) == []
+    for data in (manifest, buckets):
+        rows = data.open_shard(0)
+        drawn = {row: {rows.draw_caption(row, word << 20) for word in range(1 << 12)} for row in range(2)}
+        [named] = [row for row in range(2) if rows.source_of(row)[1] == "v2.0 a"]
+        assert drawn.pop(named) == {"number 0", "number 1", "number 2", "number 10"}
+        assert rows.read_caption(named) == "number 0"
+        assert list(drawn.values()) == [{"x" * 1024}]
+
+
+def test_a_broken_piece_of_a_tar_is_a_caption_like_any_other():
+    piece = b"".join((header("a.0.txt", 5), b"hello", bytes(507)))
+    assert read_captions(piece, None) == [["hello"]]
+    assert read_captions(piece[:-1], None) != [["hello"]]
+    broken = b"b" + piece[1:]
+    assert read_captions(broken, None) == [[broken.decode()]]

@@ -1,9 +1,16 @@
-"""The captions of a sample, of which there may be several: in a list, or under several keys."""
+"""The captions of a sample, of which there may be several: numbered files, a list, or several keys."""
 
 import json
+import re
 from bisect import bisect
 from collections.abc import Sequence
 from itertools import accumulate
+
+from mcl_clip.shards.grouping import is_hidden
+from mcl_clip.shards.tar import BLOCK, TarError, members
+
+NUMBERED = re.compile(r"(?:.*\.)?(\d+)\.txt", re.DOTALL)
+"""Of captions beside an image: `.0.txt`, `.1.txt`, ..."""
 
 
 def caption_keys(caption_key: str) -> list[str]:
@@ -14,10 +21,11 @@ def caption_keys(caption_key: str) -> list[str]:
 def read_captions(data: bytes, caption_key: str | None) -> list[list[str]]:
     """The captions of a `.txt` file, or those under each key of `caption_key` in a `.json`: a text, or a list of texts.
 
-    Blank ones are left out; a key without any has an empty list.
+    Instead of a `.txt` file, `data` may be the members `.0.txt`, `.1.txt`, ... with their tar headers: all are read,
+    by number. Blank ones are left out; a key without any has an empty list.
     """
     if caption_key is None:
-        return [_texts(data.decode("utf-8", "replace"))]
+        return [_texts([file.decode("utf-8", "replace") for file in _files(data)])]
     try:
         content = json.loads(data)
     except (ValueError, RecursionError):
@@ -46,6 +54,19 @@ def draw_caption(captions: Sequence[Sequence[str]], word: int, probs: Sequence[f
     chosen = bisect(list(accumulate(weights)), total * (high / 2**32)) if total else 0
     texts = present[min(chosen, len(present) - 1)][1]
     return texts[low * len(texts) >> 32]
+
+
+def _files(data: bytes) -> list[bytes]:
+    """The files in a piece of a tar, by number; text that is none is one file."""
+    if not data or len(data) % BLOCK:
+        return [data]
+    try:
+        listed = [member for member in members(data, archive=False) if not is_hidden(member.name)]
+    except TarError:
+        return [data]
+    found = [(NUMBERED.fullmatch(member.name.lower()), member) for member in listed]
+    numbered = sorted((int(match[1]), member.data, member.size) for match, member in found if match)
+    return [data[start : start + size] for _, start, size in numbered]
 
 
 def _texts(value: object) -> list[str]:

@@ -78,7 +78,8 @@ class WriteShard:
         old_keys = rows["key"].to_pylist()
         tars, starts, sizes = (column(rows, name).tolist() for name in ("tar", "sample_offset", "sample_size"))
         old = {name: column(rows, f"{name}_offset").tolist() for name in ("image", "caption")}
-        new: dict[str, list[int]] = {name: [] for name in ("image", "caption", "sample", "size", "frame")}
+        caption_sizes = column(rows, "caption_size").tolist()
+        new: dict[str, list[int]] = {name: [] for name in ("image", "caption", "captions", "sample", "size", "frame")}
         at = flushed = 0
         for row, (tar, start, size) in enumerate(zip(tars, starts, sizes, strict=True)):
             sample = self.source.tars.read(tar, start, size)
@@ -86,6 +87,8 @@ class WriteShard:
                 chunks, moved, frame = rewrite(sample, old_keys[row], keys[row])
                 for name, offsets in old.items():
                     new[name].append(at + moved[offsets[row] - start])
+                end = old["caption"][row] - start + caption_sizes[row]
+                new["captions"].append(at + moved[end] - new["caption"][-1])
             except (TarError, KeyError):
                 raise UserError(
                     f"{self.source.tars.paths[tar]} changed after it was indexed, at sample "
@@ -105,6 +108,7 @@ class WriteShard:
             "tar": np.full(len(rows), shard, np.int32),
             "image_offset": new["image"],
             "caption_offset": new["caption"],
+            "caption_size": new["captions"],
             "sample_offset": new["sample"],
             "sample_size": new["size"],
             "frame_crc32": new["frame"],
@@ -113,7 +117,10 @@ class WriteShard:
 
 
 def rewrite(sample: bytes, old_key: str, key: str) -> tuple[list[bytes | memoryview], dict[int, int], int]:
-    """The members of one sample under another key: (chunks, {old payload offset: new one}, frame CRC-32)."""
+    """The members of one sample under another key: (chunks, {old place: new one}, frame CRC-32).
+
+    Places are where members, and their payloads, start and end.
+    """
     view = memoryview(sample)
     chunks: list[bytes | memoryview] = []
     moved, at, frame = {}, 0, 0
@@ -121,9 +128,12 @@ def rewrite(sample: bytes, old_key: str, key: str) -> tuple[list[bytes | memoryv
         extension = member.name[len(old_key) + 1 :].lower()
         head, padding = header(f"{key}.{extension}", member.size), _ZEROS[: -member.size % BLOCK]
         frame = zlib.crc32(padding, zlib.crc32(head, frame))
-        moved[member.data] = at + len(head)
+        moved[member.start], moved[member.data] = at, at + len(head)
         chunks += (head, view[member.data : member.data + member.size], padding)
-        at += len(head) + member.size + len(padding)
+        at += len(head) + member.size
+        moved[member.data + member.size] = at
+        at += len(padding)
+        moved[member.stop] = at
     return chunks, moved, frame
 
 

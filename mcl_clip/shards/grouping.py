@@ -23,9 +23,9 @@ def samples(buffer: Any, caption_extension: str = "txt", strays: list[str] | Non
 
     WebDataset's rule: a key ends at the first dot of the base name. Where an image and a caption have the same name up
     to their *last* dot, that is their key (`v2.0 a.jpg`, `v2.0 a.txt`); other members belong to the longest such key
-    that they continue (`a.seg.png` to `a`). Files that belong to no sample: hidden ones (`._a.jpg` of macOS), those
-    without an extension, `__meta__`. Raises `TarError` for a member twice in a sample, members of a sample that are not
-    adjacent, and names that leave the directory.
+    that they continue (`a.seg.png` to `a`). Numbered captions (`a.0.txt`) are captions of `a`. Files that belong to no
+    sample: hidden ones (`._a.jpg` of macOS), those without an extension, `__meta__`. Raises `TarError` for a member
+    twice in a sample, members of a sample that are not adjacent, and names that leave the directory.
     """
     named = (member for member in members(buffer) if _belongs(member.name, strays))
     for key, group in groupby(named, lambda member: _first_dot(member.name)):
@@ -43,7 +43,7 @@ def _belongs(name: str, strays: list[str] | None) -> bool:
         raise TarError(f"member name {name!r} is not UTF-8")
     if name.startswith("/") or (".." in name and ".." in name.split("/")):
         raise TarError(f"member {name!r} leaves the directory")
-    if _is_hidden(name):
+    if is_hidden(name):
         return False
     has_extension = "." in _base(name)
     if not has_extension and strays is not None:
@@ -60,6 +60,8 @@ def _split(key: str, group: list[Member], caption_extension: str) -> Iterator[Sa
             kinds.setdefault(stem, set()).add("image")
         elif extension.lower() == caption_extension:
             kinds.setdefault(stem, set()).add("caption")
+            if stem.rpartition(".")[2].isdecimal():
+                kinds.setdefault(stem.rpartition(".")[0], set()).add("caption")
     agreed = {stem for stem, found in kinds.items() if len(found) == 2}
     if agreed <= {key}:
         yield _sample(key, group)
@@ -103,7 +105,7 @@ def _first_dot(name: str) -> str:
     return folder + slash + base.partition(".")[0]
 
 
-def _is_hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
     """Hidden by a dot, or named as WebDataset names what describes a tar: `__name__`, or in a folder of that name."""
     head = name.partition("/")[0]
     return _base(name).startswith(".") or (head.startswith("__") and len(head) > 3 and head.endswith("__"))

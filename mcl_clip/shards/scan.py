@@ -2,7 +2,6 @@
 
 import mmap
 import os
-import re
 import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -13,14 +12,12 @@ import pyarrow as pa
 from mcl_clip.errors import UserError
 from mcl_clip.left_out import FIRST, Record, note
 from mcl_clip.shards.apart import APART, UNGROUPED, Apart
-from mcl_clip.shards.captions import first_caption, read_captions
+from mcl_clip.shards.captions import NUMBERED, first_caption, read_captions
 from mcl_clip.shards.grouping import Sample, samples
 from mcl_clip.shards.kinds import mend
 from mcl_clip.shards.offsets import IMAGE_EXTENSIONS, SCHEMA, failed_rows
 from mcl_clip.shards.remote import is_remote, open_tar
 from mcl_clip.shards.tar import Member, TarError
-
-_NUMBERED = re.compile(r"\d+\.txt")
 
 
 class Scan(NamedTuple):
@@ -82,10 +79,10 @@ def _scan(buffer: Any, tar: int, caption_key: str | None, apart: Apart | None) -
         by_extension = dict(zip(sample.extensions, sample.members, strict=True))
         code = next((code for code, name in enumerate(IMAGE_EXTENSIONS) if name in by_extension), -1)
         image = by_extension[IMAGE_EXTENSIONS[code]] if code >= 0 else None
-        caption = by_extension.get(caption_extension)
-        text = first_caption(read_captions(_payload(buffer, caption), caption_key)) if caption else None
-        readable = caption if text else None
-        if not (image and image.size and readable):
+        caption = _caption(sample, caption_extension)
+        text = first_caption(read_captions(bytes(buffer[slice(*caption)]), caption_key)) if caption else None
+        first, last = caption if caption and text else (0, 0)
+        if not (image and image.size and last):
             note(left_out, _reason(sample, image, caption, caption_key), [sample.key])
         elif apart and text:
             record = by_extension.get("json") if apart.key else None
@@ -100,8 +97,8 @@ def _scan(buffer: Any, tar: int, caption_key: str | None, apart: Apart | None) -
         rows["image_offset"].append(image.data if image else 0)
         rows["image_size"].append(image.size if image else 0)
         rows["image_extension"].append(code)
-        rows["caption_offset"].append(readable.data if readable else 0)
-        rows["caption_size"].append(readable.size if readable else 0)
+        rows["caption_offset"].append(first)
+        rows["caption_size"].append(last - first)
         rows["sample_offset"].append(start)
         rows["sample_size"].append(stop - start)
         rows["payload_crc32"].append(payload_crc32)
@@ -118,7 +115,20 @@ def _scan(buffer: Any, tar: int, caption_key: str | None, apart: Apart | None) -
     return Scan(table, rest, left_out, len(set_apart))
 
 
-def _reason(sample: Sample, image: Member | None, caption: Member | None, caption_key: str | None) -> str:
+def _caption(sample: Sample, extension: str) -> tuple[int, int] | None:
+    """The bytes that `read_captions` takes: a file's, or those from the first numbered caption to the last."""
+    for member, own in zip(sample.members, sample.extensions, strict=True):
+        if own == extension:
+            return member.data, member.data + member.size
+    numbered = [
+        member
+        for member, own in zip(sample.members, sample.extensions, strict=True)
+        if extension == "txt" and NUMBERED.fullmatch(own)
+    ]
+    return (numbered[0].start, numbered[-1].stop) if numbered else None
+
+
+def _reason(sample: Sample, image: Member | None, caption: tuple[int, int] | None, caption_key: str | None) -> str:
     """Why a sample cannot be trained on."""
     if image is None:
         others = any(extension not in ("txt", "json") for extension in sample.extensions)
@@ -126,8 +136,6 @@ def _reason(sample: Sample, image: Member | None, caption: Member | None, captio
         return f"with files of other types than {kinds}" if others else "without an image"
     if not image.size:
         return "with an empty image"
-    if caption is None and caption_key is None and any(map(_NUMBERED.fullmatch, sample.extensions)):
-        return "with numbered captions only (.0.txt, ...), which are read from a list in a .json (--mcl-caption-key)"
     if caption is None:
         return "without a caption" if caption_key is None else "without a .json"
     return "with a blank caption" if caption_key is None else f"without a caption under {caption_key!r}"
