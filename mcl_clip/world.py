@@ -34,15 +34,23 @@ class World:
         """What `value` gives on the first rank, on all ranks; so is a `UserError` that it raises there."""
         return value()
 
+    def hear(self) -> None:
+        """Raise what another rank has failed by, if one has."""
+
     def gather(self, value: T) -> list[T]:
         """What every rank gives, by rank, on the first one; an empty list elsewhere."""
         return [value]
 
 
-def appears(path: str | os.PathLike, seconds: float = SEEN_AFTER) -> Path:
-    """`path`, which another rank has made, as soon as it is seen here; `UserError` when it is not within `seconds`."""
+def appears(path: str | os.PathLike, world: World | None = None, seconds: float = SEEN_AFTER) -> Path:
+    """`path`, which another rank of the `world` has made, as soon as it is seen here.
+
+    `UserError` when it is not within `seconds`, or what another rank fails by, which may take it away again.
+    """
     path, deadline = Path(path), time.monotonic() + seconds
     while not path.exists():
+        if world:
+            world.hear()
         if time.monotonic() > deadline:
             raise UserError(f"{path} was made by another rank, but is not seen here: all machines must share its disk")
         time.sleep(0.2)

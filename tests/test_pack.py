@@ -131,7 +131,7 @@ def test_skipped_rows_are_counted_with_reason_and_examples(tmp_path):
     assert packed.skipped == {
         "not a file": 2,
         "no such file": 1,
-        "not an image (JPEG, PNG, WebP, GIF, BMP or TIFF)": 1,
+        "not an image (JPEG, PNG, WebP, GIF, BMP, TIFF or PPM)": 1,
         "no caption": 1,
         "a URL; img2dataset fetches those and writes tars": 1,
         "the row has fewer columns than the header": 1,
@@ -151,17 +151,19 @@ def test_formats_that_readers_do_not_know_become_png_without_loss(tmp_path):
     from PIL import Image
 
     pixels = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
-    for extension in ("bmp", "tif", "gif", "ppm"):
+    for extension in ("bmp", "tif", "ppm", "gif", "pcx"):
         Image.fromarray(pixels).save(tmp_path / f"{extension}.{extension}")
     (tmp_path / "t.tsv").write_text(
-        "filepath\ttitle\n" + "".join(f"{x}.{x}\tx\n" for x in ("bmp", "tif", "gif", "ppm"))
+        "filepath\ttitle\n" + "".join(f"{x}.{x}\tx\n" for x in ("bmp", "tif", "ppm", "gif", "pcx"))
     )
     packed = pack(open_source(str(tmp_path / "t.tsv"), Wanted()), tmp_path / "out")
-    assert packed.skipped == {"not an image (JPEG, PNG, WebP, GIF, BMP or TIFF)": 1}  # no decoder beyond these is run
+    assert packed.skipped == {
+        "not an image (JPEG, PNG, WebP, GIF, BMP, TIFF or PPM)": 1
+    }  # no decoder beyond these is run
     with tarfile.open(tmp_path / "out" / "00000.tar") as tar:
         images = [tar.extractfile(name) for name in tar.getnames() if name.endswith("png")]
-        assert [np.array(Image.open(image)).tolist() for image in images[:2]] == [pixels.tolist()] * 2
-        assert len(images) == 3
+        assert [np.array(Image.open(image)).tolist() for image in images[:3]] == [pixels.tolist()] * 3
+        assert len(images) == 4
 
 
 def test_a_directory_is_never_mixed(tmp_path):

@@ -23,7 +23,7 @@ from mcl_clip.shards.manifest import Manifest
 from tests.host import of_open_clip_3
 from tests.tars import image_bytes, write_shards, write_tar
 from tests.tiny_models import hugging_face_text, word_tokenizer
-from tests.tiny_runs import command, fingerprint, losses, metrics, model_directory
+from tests.tiny_runs import command, draw_weights, fingerprint, losses, metrics, model_directory
 from training import health
 from training.main import main
 
@@ -406,7 +406,7 @@ class TestBadInput:
             (["--model", "No-Such-Model"], "No-Such-Model"),
             (["--model", "ViT-B-32", "--pretrained", "no-such-tag"], "no-such-tag"),
             (["--model", "coca_ViT-B-32"], "CoCa"),
-            (["--lock-text"], "--lock-text-freeze-layer-norm"),
+            (["--lock-text"], "--lock-text would keep a tower as it is drawn"),
             (["--opt", "timm/no-such-optimizer", "--beta1", "0.9"], "--opt timm/no-such-optimizer"),
             (["--imagenet-val", "/nowhere"], "--imagenet-val"),
             (["--val-data", "/nowhere"], "--val-data /nowhere"),
@@ -423,7 +423,10 @@ class TestBadInput:
 
     def test_locks_of_later_stages_are_tried_before_the_first_is_trained(self, tmp_path, capfd):
         (tmp_path / "c.yaml").write_text("stages: {1: {lock_text: true}}")
-        line = fails(capfd, command(tmp_path, "--mcl-stages", "1", "--config", f"{tmp_path}/c.yaml"))
+        arguments = command(tmp_path, "--mcl-stages", "1", "--config", f"{tmp_path}/c.yaml")
+        draw_weights(tmp_path)
+        assert "--lock-text-freeze-layer-norm" in fails(capfd, command(tmp_path, "--lock-text"))
+        line = fails(capfd, arguments)
         assert "--lock-text-freeze-layer-norm" in line and not (tmp_path / "runs/run").exists()
 
     def test_clusters_may_be_changed_until_they_are_made(self, tmp_path, capfd):
@@ -440,8 +443,9 @@ class TestBadInput:
 
     @of_open_clip_3("it locks a ModifiedResNet by layers")
     def test_a_partial_lock_of_a_resnet(self, tmp_path, capfd):
-        line = fails(capfd, command(tmp_path, "--lock-image", "--lock-image-unlocked-groups", "1", kind="resnet"))
-        assert "--lock-image-unlocked-groups 1" in line
+        arguments = command(tmp_path, "--lock-image", "--lock-image-unlocked-groups", "1", kind="resnet")
+        draw_weights(tmp_path)
+        assert "--lock-image-unlocked-groups 1" in fails(capfd, arguments)
 
     def test_weights_of_another_architecture(self, tmp_path, capfd):
         torch.save({"weight": torch.zeros(1)}, tmp_path / "weights.pt")

@@ -8,13 +8,14 @@ import torch
 import torch.distributed as dist
 
 from mcl_clip.errors import UserError
+from mcl_clip.world import appears
 from tests.distributed import run_ranks
 from training.ranks import RankLost, Ranks
 
 
 def one_job(rank, world_size):
     """What happens to two ranks in one job, by scene."""
-    scenes = (outlast_the_timeout, fail_on_one, mistake_on_one)
+    scenes = (outlast_the_timeout, fail_on_one, mistake_on_one, take_away_again)
     return {scene: scene(ranks_of(rank, world_size, scene.__name__)) for scene in scenes}
 
 
@@ -76,3 +77,14 @@ def mistake_on_one(ranks):
 
 def test_a_mistake_is_said_by_the_first_rank_whoever_made_it(seen):
     assert [each[mistake_on_one] for each in seen] == [True, False]
+
+
+def take_away_again(ranks):
+    if ranks.is_first:  # a refused run's new directory is removed
+        return ranks.fail(UserError("a mistake"))
+    with pytest.raises(UserError, match="a mistake"):
+        appears("/nowhere/manifest.json", ranks)
+
+
+def test_a_rank_that_waits_for_a_file_hears_why_it_does_not_come(seen):
+    assert [each[take_away_again] for each in seen] == [True, None]

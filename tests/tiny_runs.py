@@ -4,6 +4,9 @@ import hashlib
 import json
 from pathlib import Path
 
+import open_clip
+from safetensors.torch import save_file
+
 from tests.tars import write_shards
 
 TEXT = {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
@@ -22,6 +25,12 @@ def model_directory(directory: Path, kind: str = "vit", **overrides) -> str:
         json.dumps({"model_cfg": config, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.25] * 3}})
     )
     return f"local-dir:{directory}"
+
+
+def draw_weights(directory: Path) -> None:
+    """Put weights into the model directory of `command`'s run."""
+    model = open_clip.create_model(f"local-dir:{directory / 'architecture'}")
+    save_file(model.state_dict(), directory / "architecture/open_clip_model.safetensors")
 
 
 def command(directory: Path, *arguments: str, kind: str = "vit", shards: int = 3, samples: int = 40) -> list[str]:

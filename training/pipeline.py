@@ -27,7 +27,7 @@ def run(recipe: Recipe, ranks: Ranks, preemption: Preemption) -> None:
     """
     directory = RunDirectory(recipe.run_directory)
     created = ranks.on_first(lambda: claim(directory, recipe))
-    appears(directory.root)
+    appears(directory.root, ranks)
     try:
         with held(directory) if ranks.is_first else contextlib.nullcontext():
             ranks.on_first(lambda: sweep(directory))

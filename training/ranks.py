@@ -1,5 +1,6 @@
 """The ranks of a job as one value, and how they wait for each other outside of training steps."""
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -115,19 +116,23 @@ class Ranks(World):
         """Tell all ranks of a user error; True on the rank that is to say it, which is the first one if it can."""
         if self.world_size == 1:
             return True
-        self.store.set("failed", str(error) or "failed")
-        return self.is_first or not self.comes("told", 10)
+        try:
+            self.store.set("failed", str(error) or "failed")
+            return self.is_first or not self.comes("told", 10)
+        except RuntimeError:  # the first rank, whose store it is, has ended
+            return True
 
     def told(self) -> None:
         """The error has been said; the first rank waits a little for the others, who may read its store."""
         if self.world_size == 1:
             return
-        if self.is_first:
-            self.store.set("told", b"1")
-        if self.store.add("heard", 1) == self.world_size:
-            self.store.set("all-heard", b"1")
-        if self.is_first:
-            self.comes("all-heard", 3)
+        with contextlib.suppress(RuntimeError):  # the first rank, whose store it is, has ended
+            if self.is_first:
+                self.store.set("told", b"1")
+            if self.store.add("heard", 1) == self.world_size:
+                self.store.set("all-heard", b"1")
+            if self.is_first:
+                self.comes("all-heard", 3)
 
     def lose(self, status: int, error: BaseException) -> RankLost | None:
         """Tell all ranks that this one ends by `error`; the one that did before, if any, is returned instead.
@@ -161,13 +166,19 @@ class Ranks(World):
             time.sleep(0.05)
         return True
 
+    def hear(self) -> None:
+        """Raise what another rank has failed by, if one has: its `UserError`, or `RankLost`."""
+        if self.world_size == 1:
+            return
+        if self.store.check(["failed"]):
+            raise UserError(self.store.get("failed").decode())
+        if self.store.check(["lost"]):
+            raise self._lost()
+
     def _wait(self, key: str) -> None:
         pause = 0.001
         while not self.store.check([key]):
-            if self.store.check(["failed"]):
-                raise UserError(self.store.get("failed").decode())
-            if self.store.check(["lost"]):
-                raise self._lost()
+            self.hear()
             time.sleep(pause)
             pause = min(2 * pause, POLL_SECONDS)
 

@@ -53,7 +53,7 @@ def fit(job: Job) -> None:
 
 def label(job: Job) -> None:
     """Each rank, its shards: the nearest centroid of every sample, null for failed ones and those set apart."""
-    centroids = load_file(appears(job.centroids_path))
+    centroids = load_file(appears(job.centroids_path, job.world))
     missing = [ordinal for ordinal in job.ordinals() if not job.is_labelled(ordinal)]
     if job.limit is None:
         parts: Iterable[ShardFeatures] = (_stored(job, ordinal) for ordinal in missing)

@@ -97,7 +97,7 @@ def cluster_stage(
             job.together(fit, alone=True)
         job.together(label)
         job.together(commit, alone=True)
-    clusters = Clusters.load(appears(job.out / "clusters.json").parent)
+    clusters = Clusters.load(appears(job.out / "clusters.json", job.world).parent)
     failed = clusters.info["failed"]
     if job.world.is_first and failed["count"]:
         first = ["/".join(sample) for sample in failed["first"]]

@@ -22,7 +22,7 @@ def open_folder(root: Path, template: str | None) -> Listing:
     entries = partial(_with_class, root, template) if template is not None else partial(_with_text, root)
     listing = list_rows("folder", entries, root)
     if not listing.total:
-        raise UserError(f"{root} has no image in it (JPEG, PNG, WebP, GIF, BMP or TIFF)")
+        raise UserError(f"{root} has no image in it (JPEG, PNG, WebP, GIF, BMP, TIFF or PPM)")
     if all(len(entry) == 1 for entry in entries()):
         beside = "no image in a folder of its class" if template else "no .txt beside any of its images"
         raise UserError(

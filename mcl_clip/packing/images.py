@@ -28,7 +28,7 @@ class Picture(NamedTuple):
 def read_picture(image: bytes | str | None) -> Picture:
     """The image file, given or at a path; only its header is decoded.
 
-    JPEG, PNG and WebP keep their bytes; GIF, BMP and TIFF become PNG, without loss, of their first frame. Raises
+    JPEG, PNG and WebP keep their bytes; GIF, BMP, TIFF and PPM become PNG, without loss, of their first frame. Raises
     `Skip` for everything else.
     """
     if image is None:
@@ -88,4 +88,4 @@ def _header(data: bytes) -> tuple[str | None, int, int]:
             with Image.open(io.BytesIO(data), formats=PIL_FORMATS) as image:
                 return _EXTENSIONS.get(image.format or ""), *image.size
     except Exception:  # Pillow's plugins raise whatever a malformed file makes them run into
-        raise Skip("not an image (JPEG, PNG, WebP, GIF, BMP or TIFF)") from None
+        raise Skip("not an image (JPEG, PNG, WebP, GIF, BMP, TIFF or PPM)") from None

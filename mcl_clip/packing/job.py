@@ -84,7 +84,9 @@ def pack(
 
 def _run(source: Source, task: PackShard, workers: int, world: World) -> Iterator[tuple[Unit, Any]]:
     if source.parallel:
-        units = [Unit(shard, rows, tuple(at)) for shard, rows, at in read_json(appears(task.work / "units.json"))]
+        units = [
+            Unit(shard, rows, tuple(at)) for shard, rows, at in read_json(appears(task.work / "units.json", world))
+        ]
         yield from run(task, part_of(units, world.rank, world.world_size), workers)
     elif world.is_first:
         for unit in source.units(task.size, task.work):

@@ -83,7 +83,7 @@ def write_buckets(
         task = WriteShard(source, assignment, work, directory, index_only)
         written = world.gather(each(task, assignment.order.tolist(), "buckets", "shard"))
         world.share(lambda: _commit(directory, work, source, job, groups, assignment, left_out, written))
-    manifest = Manifest.load(appears(directory / "manifest.json").parent)
+    manifest = Manifest.load(appears(directory / "manifest.json", world).parent)
     if world.is_first:
         tell_left_out(manifest)
     return manifest

@@ -78,7 +78,7 @@ def index_sources(
         parts = world.gather([found[shard] for shard in mine])
         facts = [fact for part in parts for fact in part]
         world.share(lambda: _commit(directory, paths, stored, caption_key, times, skip_broken, apart, facts))
-    manifest = Manifest.load(appears(directory / "manifest.json").parent)
+    manifest = Manifest.load(appears(directory / "manifest.json", world).parent)
     if world.is_first:
         tell_left_out(manifest)
     return manifest

@@ -67,7 +67,7 @@ def _fitted(job: Job, made_from: dict[str, Any]) -> FusedCLIP:
     stages, data, recipe = _stages(job), job.to_fit, job.recipe
     assert data is not None
     spec = recipe.data.train_data if data.apart else recipe.reporting.val_data
-    model = fuse([appears(stage) for stage in stages], card=_card(job, made_from), device=job.ranks.device)
+    model = fuse([appears(stage, job.ranks) for stage in stages], card=_card(job, made_from), device=job.ranks.device)
     places = [job.directory.clusters(stage) for stage in range(len(stages) - 1)]
     with job.preemption.excusing_workers():
         fitted = fit_fusion(

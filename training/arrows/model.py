@@ -75,7 +75,7 @@ def _build(job: Job, stage: int) -> BuiltModel:
     if stage == 0:
         return build_base(job.recipe.model, precision, seed, device)
     fresh = scratch_seed(seed, stage) if job.recipe.stages[stage].init == "scratch" else None
-    start = appears(_init_directory(job, stage) / "open_clip_config.json").parent
+    start = appears(_init_directory(job, stage) / "open_clip_config.json", job.ranks).parent
     return build_from_stage(start, precision, device, fresh)
 
 

@@ -209,7 +209,7 @@ class StageTraining:
         newest = self.ranks.share(lambda: str(latest_checkpoint(self.checkpoints) or ""))
         if not newest:
             return 0
-        path = appears(newest)
+        path = appears(newest, self.ranks)
         state = load_checkpoint(path)
         refuse_foreign(path, state["made_from"], self.made_from)
         self.core.load_state_dict(state["model"])
