@@ -69,6 +69,7 @@ def _measure(options: argparse.Namespace, folder: Path) -> dict:
             rate = _samples_per_s(data.dataloader, options.batch_size)
             if epoch:
                 rates[name].append(rate)
+    first, shared = _first_batches(_ours(manifest, options, tokenizer), options.epochs)
     ratio = [mine / their for mine, their in zip(rates["samples"], rates["open_clip"], strict=True)]
     ratio_normalised = [mine / their for mine, their in zip(rates["normalised"], rates["open_clip"], strict=True)]
     return {
@@ -79,6 +80,9 @@ def _measure(options: argparse.Namespace, folder: Path) -> dict:
         "ratio_normalised": round(statistics.median(ratio_normalised), 3),
         "ratio_per_epoch": [round(value, 3) for value in ratio],
         "ratio_normalised_per_epoch": [round(value, 3) for value in ratio_normalised],
+        "first_batch_over_median": round(statistics.median(first), 3),
+        "first_batch_over_median_per_epoch": [round(value, 3) for value in first],
+        "shared_memory_mib": round(shared / 2**20, 1),
         "samples": manifest.num_samples,
         "image_kb": round(manifest.info["num_bytes"] / manifest.num_samples / 1000, 1),
         **{name: value for name, value in vars(options).items() if name != "json"},
@@ -95,6 +99,29 @@ def _samples_per_s(batches, batch_size: int) -> float:
         assert len(images) == len(texts) == batch_size
         samples += len(images)
     return samples / (time.perf_counter() - start)
+
+
+def _first_batches(data: OpenClipData, epochs: int) -> tuple[list[float], int]:
+    """From epoch 2 on, the wait for the first batch over the median interval; most shared memory of the machine beyond
+    what there was, in bytes."""
+    before, most = _shared_memory(), 0
+    ratios = []
+    for epoch in range(epochs + 1):
+        data.set_epoch(epoch)
+        times = [time.perf_counter()]
+        for _ in data.dataloader:
+            times.append(time.perf_counter())
+            most = max(most, _shared_memory() - before)
+        if epoch:
+            intervals = np.diff(times)
+            ratios.append(float(intervals[0] / np.median(intervals[1:])))
+    return ratios, most
+
+
+def _shared_memory() -> int:
+    """Bytes in use of the file system that holds tensors on their way between processes."""
+    status = os.statvfs("/dev/shm")
+    return (status.f_blocks - status.f_bfree) * status.f_frsize
 
 
 def _ours(manifest: Manifest, options: argparse.Namespace, tokenizer, normalise: bool = False):

@@ -21,11 +21,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import input_pipeline
 from mcl_clip.loading.augment import train_transform
-from mcl_clip.loading.loader import GlobalBatchLoader, MicroBatch
+from mcl_clip.loading.loader import GlobalBatchLoader
+from mcl_clip.loading.micro_batch import MicroBatch
+from mcl_clip.loading.normalize import Normalize
 from mcl_clip.openclip.flags import parse_args
 from mcl_clip.openclip.schedules import cosine_lr
 from mcl_clip.plan.segments import SegmentLayout
 from mcl_clip.shards.index import index_sources
+from training.arithmetic import pixel_dtype
 from training.arrows.stage import StageTraining
 from training.build import build_base
 from training.optimizer import make_scaler
@@ -83,9 +86,9 @@ class _Timed:
 class _InTurn(_Timed):
     """Batches in the shape that our stage training asks of a loader."""
 
-    def __init__(self, batches, steps: int) -> None:
+    def __init__(self, batches, steps: int, normalize: Normalize) -> None:
         super().__init__(batches)
-        self.steps = steps
+        self.steps, self.normalize = steps, normalize
 
     def __len__(self) -> int:
         return self.steps
@@ -115,8 +118,9 @@ class _Comparison:
         options = self.options
         images = torch.randn(options.batch_size, 3, *self._image_size(), device=self.device)
         texts = torch.randint(1, 49000, (options.batch_size, self._build().model.context_length), device=self.device)
+        as_they_are = Normalize((0,), (1,), pixel_dtype(options.precision, self.device))
         rates = self._by_turns(
-            lambda: _InTurn(self._micro_batches([(images, texts)] * options.steps), options.steps),
+            lambda: _InTurn(self._micro_batches([(images, texts)] * options.steps), options.steps, as_they_are),
             lambda: _Timed([(images, texts)] * options.steps),
         )
         result = {
@@ -147,13 +151,14 @@ class _Comparison:
             tokenizer=built.tokenizer,
             workers=options.workers,
             device=self.device,
+            dtype=pixel_dtype(options.precision, self.device),
         )
         reading = argparse.Namespace(**vars(options), seed=0)
         open_clips = input_pipeline._open_clips(paths, manifest.num_samples, reading, built.tokenizer)
 
         def ours() -> _InTurn:
             loader.set_epoch(self.turn)
-            return _InTurn(loader, steps)
+            return _InTurn(loader, steps, loader.normalize)
 
         def theirs() -> _Timed:
             open_clips.set_epoch(self.turn)

@@ -213,6 +213,13 @@ def test_normalisation_is_totensor_and_normalize():
         ours = normalise(pixels(image)[None])
         assert ours.is_contiguous(memory_format=normalise.format)
         torch.testing.assert_close(ours[0], oracle, rtol=1e-6, atol=2e-6)
+        fused = normalise.fused(pixels(image)[None])  # what CUDA runs
+        assert fused.is_contiguous(memory_format=normalise.format)
+        torch.testing.assert_close(fused, ours, rtol=1e-6, atol=1e-6)
+        halves = Normalize(OPENAI_DATASET_MEAN, OPENAI_DATASET_STD, torch.bfloat16, channels_last)
+        torch.testing.assert_close(
+            halves.fused(pixels(image)[None]), halves(pixels(image)[None]), rtol=0.008, atol=1e-6
+        )
 
 
 def test_a_transform_is_a_plain_value():

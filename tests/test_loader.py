@@ -1,5 +1,6 @@
 """The loader against the plan, in one process and in several."""
 
+import contextlib
 import logging
 import multiprocessing
 import os
@@ -14,6 +15,7 @@ from mcl_clip.errors import UserError
 from mcl_clip.loading.faults import Faults
 from mcl_clip.loading.loader import GlobalBatchLoader
 from mcl_clip.loading.open_clip_data import for_open_clip
+from mcl_clip.loading.requests import cut
 from mcl_clip.plan.policy import Policy
 from tests.data import TRANSFORM, labelled, make_index, planned_keys, tokenize
 from tests.distributed import run_ranks
@@ -57,7 +59,7 @@ def test_an_epoch_is_the_plan(index):
         assert keys_by_step(loader) == expected_keys(loader, epoch)
 
 
-def test_batches_are_normalised_and_carry_the_layout_of_the_whole(index):
+def test_batches_are_uint8_until_they_are_normalised_and_carry_the_layout_of_the_whole(index):
     loader = loader_of(index, batch_size=2, accum_freq=2, world_size=2, rank=1, channels_last=True)
     batches = list(loader)
     assert len(batches) == len(loader) == 2 * len(loader.plans[0])
@@ -65,9 +67,10 @@ def test_batches_are_normalised_and_carry_the_layout_of_the_whole(index):
         assert (batch.step, batch.micro) == divmod(count, 2)
         assert batch.layout == loader.plans[0].layout(batch.step)
         assert batch.images.shape == (2, 3, 16, 16)
-        assert batch.images.dtype == torch.float32
-        assert batch.images.is_contiguous(memory_format=torch.channels_last)
-        assert batch.images.abs().max() <= 2.01
+        assert batch.images.dtype == torch.uint8
+        pixels = loader.normalize(batch.images)
+        assert pixels.dtype == torch.float32 and pixels.is_contiguous(memory_format=torch.channels_last)
+        assert 1 < pixels.abs().max() <= 2.01
         assert batch.texts.dtype == torch.int64
 
 
@@ -85,6 +88,93 @@ def test_the_split_of_a_global_batch_changes_nothing(index):
             mine = [batch for rank in parts for batch in rank[step * accum_freq : (step + 1) * accum_freq]]
             assert [key for batch in mine for key in batch.keys] == keys
             assert torch.equal(torch.cat([batch.images for batch in mine]), images)
+
+
+@pytest.mark.parametrize("accum_freq", [1, 2])
+def test_a_micro_batch_of_several_requests_is_that_of_one(index, monkeypatch, accum_freq):
+    whole = list(loader_of(index, batch_size=8 // accum_freq, accum_freq=accum_freq, num_samples=50))
+    monkeypatch.setattr("mcl_clip.loading.requests.PIECE", 3)
+    for workers in (0, 2):
+        loader = loader_of(index, batch_size=8 // accum_freq, accum_freq=accum_freq, num_samples=50, workers=workers)
+        assert loader.piece == 3
+        for mine, theirs in zip(loader, whole, strict=True):
+            assert (mine.keys, mine.layout, mine.step, mine.micro) == (
+                theirs.keys, theirs.layout, theirs.step, theirs.micro
+            )  # fmt: skip
+            assert torch.equal(mine.images, theirs.images) and torch.equal(mine.texts, theirs.texts)
+
+
+def test_readers_go_on_into_the_next_epoch_and_turn_where_it_is_another(index):
+    loader = loader_of(index, workers=2, num_samples=50)
+    passes = expected_keys(loader, 0), expected_keys(loader, 1)
+    stream = [*passes[0].values(), *passes[1].values(), *expected_keys(loader, 2).values()]
+    list(loader)
+    readers, begun = loader._readers, loader._loader._iterator
+    for epoch in (1, 2):
+        assert list(keys_by_step(loader).values()) == stream[7 * epoch : 7 * epoch + 7]
+        assert loader._readers is readers
+    loader.set_epoch(0)
+    batches = iter(loader)
+    assert next(batches).keys == stream[0] and loader._readers is not readers
+    next(batches)
+    assert [batch.keys for batch in loader] == stream[2:7], "from where it stopped"
+    assert loader._loader._iterator is begun, "by the same processes"
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "side", "workers"), [(4096, 224, 6), (1000, 224, 6), (64, 224, 2), (4096, 512, 16), (8, 32, 0)]
+)
+def test_readers_hold_two_micro_batches_or_less_than_their_share_of_memory(batch_size, side, workers):
+    piece, ahead = cut(batch_size, 3 * side * side, workers)
+    held = piece * ahead * max(workers, 1)
+    assert ahead >= 2 and 1 <= piece <= min(batch_size, 64)
+    assert held * 3 * side * side <= 768 << 20
+    assert held >= min(2 * batch_size, 0.8 * (768 << 20) / (3 * side * side))
+
+
+class Told(torch.nn.Module):
+    """A loss whose value is the layout that it was given."""
+
+    def forward(self, features, *, segments, output_dict):
+        return segments
+
+
+class Stream:
+    """What `Transfer` asks of a CUDA stream, told in order."""
+
+    def __init__(self, told):
+        self.told = told
+
+    def record_event(self):
+        self.told.append("copied")
+        return len(self.told)
+
+    def wait_event(self, event):
+        self.told.append(("waits", self.told[event - 1]))
+
+
+def test_the_next_step_is_on_its_way_before_one_is_given(index, monkeypatch):
+    """With stand-ins for CUDA's streams: a step is copied on one of its own while the one before is computed."""
+    told: list = []
+    side, computing = Stream(told), Stream(told)
+    inside = []
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: computing)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext(inside.append(stream)))
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: told.append("kept"))
+    loader = loader_of(index, num_samples=24)
+    loader._transfer._stream = side
+    given = []
+    for batch in loader:
+        given.append(batch.keys)
+        told.append(f"step {batch.step}, next read {loader._readers_at}")
+    assert given == list(expected_keys(loader, 0).values())[:3]
+    arrived = [("waits", "copied"), "kept", "kept"]
+    assert told == [
+        *("copied", "copied", *arrived, "step 0, next read (0, 2)"),
+        *("copied", *arrived, "step 1, next read (1, 0)"),
+        *(*arrived, "step 2, next read (1, 0)"),
+    ]
+    assert set(inside) == {side}
 
 
 def test_a_virtual_epoch_continues_in_the_next_pass(index):
@@ -260,13 +350,6 @@ def test_global_random_state_is_not_moved(index):
     state = torch.random.get_rng_state()
     list(loader_of(index, workers=1))
     assert torch.equal(torch.random.get_rng_state(), state)
-
-
-class Told(torch.nn.Module):
-    """A loss whose value is the layout that it was given."""
-
-    def forward(self, features, *, segments, output_dict):
-        return segments
 
 
 def test_open_clips_form_tells_the_loss_the_layout(index):

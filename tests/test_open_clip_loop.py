@@ -117,7 +117,7 @@ def test_no_stages_is_open_clips_loop_step_for_step(tmp_path, flags, changes):
     epochs = []
     for epoch in range(EPOCHS):
         loader.set_epoch(epoch)
-        epochs.append([(batch.images, batch.texts) for batch in loader])
+        epochs.append([(loader.normalize(batch.images), batch.texts) for batch in loader])
     loss = Recorded(SigLipLoss() if siglip else ClipLoss())
     for epoch in range(EPOCHS):
         train_one_epoch(model, {"train": Batches(epochs[epoch])}, loss, epoch, optimizer, None, schedule, None, args)

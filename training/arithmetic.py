@@ -5,6 +5,8 @@ from collections.abc import Iterator
 
 import torch
 
+from mcl_clip.openclip.precision import get_autocast, get_input_dtype
+
 
 @contextlib.contextmanager
 def fast_arithmetic(device: torch.device) -> Iterator[None]:
@@ -18,3 +20,11 @@ def fast_arithmetic(device: torch.device) -> Iterator[None]:
         yield
     finally:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.benchmark = before
+
+
+def pixel_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """What a tower's first layer, a convolution, casts images to under one of open_clip's precisions."""
+    with get_autocast(precision, device_type=device.type)():
+        if torch.is_autocast_enabled(device.type):
+            return torch.get_autocast_dtype(device.type)
+    return get_input_dtype(precision) or torch.float32

@@ -153,8 +153,8 @@ def check_locks(model: ContrastiveModel, stages: Sequence[StageRecipe]) -> None:
 
 
 def wrap(model: ContrastiveModel, recipe: OptimizationRecipe, ranks: Ranks) -> nn.Module:
-    """The model as the training step calls it: synchronised BatchNorm, DDP and torch.compile where asked for."""
-    wrapped: nn.Module = model
+    """The model as the step calls it: channels last, synchronised BatchNorm, DDP and torch.compile where asked for."""
+    wrapped: nn.Module = model.to(memory_format=torch.channels_last) if recipe.channels_last else model
     if ranks.world_size > 1:
         if recipe.use_bn_sync:
             wrapped = nn.SyncBatchNorm.convert_sync_batchnorm(wrapped)

@@ -92,6 +92,7 @@ class OptimizationRecipe:
     local_loss: bool
     gather_with_grad: bool
     mask_identical: bool
+    channels_last: bool
     diverging_ranks: int | None
     grad_checkpointing: bool = field(metadata=FREE)
     torchcompile: bool = field(metadata=FREE)

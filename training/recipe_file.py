@@ -28,8 +28,8 @@ PACKAGES = (
 )
 PREFIXED = {
     "base", "init", "fusion", "cluster_on", "text_clusters", "reservoir", "keep_features", "index_only", "shard_size",
-    "leftovers", "min_segment", "lanes", "window", "caption_key", "caption_probs", "mask_identical", "save_steps",
-    "save_minutes", "keep_checkpoints", "skip_broken", "max_faults", "fit_share", "fit_group",
+    "leftovers", "min_segment", "lanes", "window", "caption_key", "caption_probs", "mask_identical", "channels_last",
+    "save_steps", "save_minutes", "keep_checkpoints", "skip_broken", "max_faults", "fit_share", "fit_group",
 }  # fmt: skip
 _DERIVED = {"global_batch", "diverging_ranks"}
 

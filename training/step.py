@@ -4,14 +4,15 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
 
-from mcl_clip.loading.loader import MicroBatch
+from mcl_clip.loading.micro_batch import MicroBatch
 from mcl_clip.loss.accumulation import accumulated_backward
 from mcl_clip.loss.missing import loss_without
-from mcl_clip.openclip.precision import get_autocast, get_input_dtype
+from mcl_clip.openclip.precision import get_autocast
 from mcl_clip.seeds import words
 from training.build import ContrastiveModel
 
@@ -28,7 +29,8 @@ class StepResult:
 class TrainingStep:
     """Takes the micro-batches of one global batch, updates the model, and follows open_clip_train's arithmetic.
 
-    model: what is called and whose backward averages over ranks (DDP, compiled); core: the open_clip model inside it.
+    model: what is called and whose backward averages over ranks (DDP, compiled); core: the open_clip model inside it;
+    prepare: makes a micro-batch's images, uint8 until then, into what the model takes.
     Random numbers of the step (dropout, patch dropout) come from (seed, stage, step, rank), so a resumed run needs no
     random state of the past.
     """
@@ -41,6 +43,7 @@ class TrainingStep:
         optimizer: torch.optim.Optimizer,
         schedule: Callable[[int], float],
         scaler: torch.amp.GradScaler | None,
+        prepare: Callable[[torch.Tensor], torch.Tensor],
         *,
         precision: str,
         grad_clip_norm: float | None,
@@ -49,10 +52,9 @@ class TrainingStep:
         device: torch.device,
     ) -> None:
         self.model, self.core, self.loss = model, core, loss
-        self.optimizer, self.schedule, self.scaler = optimizer, schedule, scaler
+        self.optimizer, self.schedule, self.scaler, self.prepare = optimizer, schedule, scaler, prepare
         self.grad_clip_norm = grad_clip_norm
         self.autocast = get_autocast(precision, device_type=device.type)
-        self.input_dtype = get_input_dtype(precision)
         self._entropy, self._rank, self._device = entropy, rank, device
 
     def __call__(self, step: int, batches: Sequence[MicroBatch]) -> StepResult:
@@ -78,7 +80,7 @@ class TrainingStep:
         return accumulated_backward(
             self.model,
             self._loss(batches[0]),
-            [self._inputs(batch) for batch in batches],
+            _Inputs(batches, self._inputs),
             segments=batches[0].layout,
             text_ids=torch.cat([batch.texts for batch in batches]),
             autocast=self.autocast,
@@ -89,7 +91,7 @@ class TrainingStep:
         return partial(loss_without, batch.missing, self.loss) if batch.missing else self.loss
 
     def _inputs(self, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        return batch.images.to(self.input_dtype) if self.input_dtype else batch.images, batch.texts
+        return self.prepare(batch.images), batch.texts
 
     def _update(self) -> None:
         if self.scaler is None:
@@ -115,3 +117,16 @@ class TrainingStep:
         torch.default_generator.manual_seed(seed)
         if self._device.type == "cuda":
             torch.cuda.default_generators[self._device.index or 0].manual_seed(seed)
+
+
+class _Inputs(Sequence):
+    """The inputs of micro-batches, made anew whenever one is asked for, so that what waits stays uint8."""
+
+    def __init__(self, batches: Sequence[MicroBatch], make: Callable[[MicroBatch], tuple[torch.Tensor, ...]]) -> None:
+        self._batches, self._make = batches, make
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._make(self._batches[index])

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from mcl_clip.loading.loader import MicroBatch
+from mcl_clip.loading.micro_batch import MicroBatch
 from mcl_clip.loss.statistics import identical_caption_share, negatives
 from training.ranks import Ranks
 from training.recipe import Recipe

@@ -35,12 +35,12 @@ class Request(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """A micro-batch as a worker gives it.
+    """Samples of a request as a worker gives them, or of a micro-batch.
 
     images [b, 3, H, W], dtype of the transform; texts int64 [b, context]; keys "source shard/key", of what
     was delivered; faults: (key of the unreadable sample, why); slow: images the fast decoder did not take;
-    missing: which of the b are no sample, because none could be read in its stead; error: what ends the run, for
-    the user.
+    missing: which of the b are no sample (nor a picture), because none could be read in its stead; error: what
+    ends the run, for the user.
     """
 
     images: torch.Tensor
@@ -105,9 +105,6 @@ class ShardDataset(Dataset):
                 slow += not fast
         except UserError as error:  # a worker's exception would reach the user as a traceback
             return Samples(images[:0], torch.empty(0, 0, dtype=torch.int64), [], faults, slow, [], str(error))
-        if missing:  # an image of the batch's own, which does least to a BatchNorm
-            present = next((index for index in range(count) if index not in missing), None)
-            images[missing] = images.new_zeros(()) if present is None else images[present].clone()
         texts = self.tokenizer(captions).to(torch.int64)
         return Samples(images, texts, keys, faults, slow, missing, None)
 

@@ -3,7 +3,7 @@
 import signal
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -11,40 +11,24 @@ from torch.utils.data import DataLoader
 
 from mcl_clip.errors import UserError
 from mcl_clip.loading.augment import Transform
-from mcl_clip.loading.dataset import Request, Samples, ShardDataset, Tokenizer
+from mcl_clip.loading.dataset import Samples, ShardDataset, Tokenizer
 from mcl_clip.loading.faults import Faults
+from mcl_clip.loading.micro_batch import MicroBatch
 from mcl_clip.loading.normalize import Normalize
 from mcl_clip.loading.readers import from_readers
+from mcl_clip.loading.requests import Requests, cut
+from mcl_clip.loading.transfer import Transfer
 from mcl_clip.plan.epochs import EpochPlans
 from mcl_clip.plan.plan import Plan
 from mcl_clip.plan.policy import Policy
-from mcl_clip.plan.segments import SegmentLayout
 from mcl_clip.shards.manifest import Manifest
 from mcl_clip.shards.pool import START_METHOD
 
 VERSION = 1
 
 
-@dataclass(frozen=True)
-class MicroBatch:
-    """One rank's part of one accumulation step.
-
-    images: [b, 3, H, W] normalised, on the device; texts: int64 [b, context], on the device; keys: "source
-    shard/key"; layout: of the WHOLE global batch; step: of the epoch; micro: of the accumulation, from
-    0; missing: positions of the WHOLE global batch that hold no sample and must not count (see `loss.missing`).
-    """
-
-    images: torch.Tensor
-    texts: torch.Tensor
-    keys: list[str]
-    layout: SegmentLayout
-    step: int
-    micro: int
-    missing: tuple[int, ...] = ()
-
-
 class GlobalBatchLoader:
-    """Iterates an epoch's micro-batches of one rank; `set_epoch` before each epoch.
+    """Iterates an epoch's micro-batches of one rank; `set_epoch` before each epoch. Readers go on into the next one.
 
     The global batch G is batch_size x accum_freq x world_size; what is in global batch t depends on
     (manifest, seed, stage, G, policy) and not on how G is split, nor on `workers`. An epoch is one pass over
@@ -94,19 +78,24 @@ class GlobalBatchLoader:
         self.device, self.union = torch.device(device), union
         self.normalize = Normalize(transform.mean, transform.std, dtype, channels_last).to(self.device)
         self.epoch = self.step = 0
+        self._transfer = Transfer(self.device)
+        pixels = 3 * transform.size[0] * transform.size[1]
+        self.piece, prefetch = cut(batch_size, pixels * transform.dtype.itemsize, workers)
         self.faults = Faults(max_faults, manifest.num_samples, world_size)
         self._loader = DataLoader(
             ShardDataset(manifest, self.plans, transform, tokenizer, caption_probs),
-            sampler=_Requests(self),
+            sampler=Requests(self),  # type: ignore[arg-type]
             batch_size=None,
             num_workers=workers,
             multiprocessing_context=START_METHOD if workers else None,
             persistent_workers=workers > 0,
-            prefetch_factor=2 if workers else None,
+            prefetch_factor=prefetch if workers else None,
             worker_init_fn=_ignore_preemption,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator().manual_seed(0),  # or it would draw from the global one
         )
+        self._readers: Iterator[Samples] = iter(())
+        self._readers_at: tuple[int, int] | None = None  # (epoch, step) of what they give next
         # Also when Python ends first, whose way to end readers is the signal that they ignore.
         weakref.finalize(self, _end_readers, self._loader)
 
@@ -119,37 +108,52 @@ class GlobalBatchLoader:
         if epoch != self.epoch:
             self.epoch, self.step = epoch, 0
 
-    def plan_of(self, step: int) -> tuple[int, Plan, int]:
-        """(pass over the data, its plan, batch t in it) of a step of the current epoch."""
-        data_pass, t = divmod(self.epoch * self.steps_per_epoch + step, self.num_batches)
+    def plan_of(self, step: int, epoch: int | None = None) -> tuple[int, Plan, int]:
+        """(pass over the data, its plan, batch t in it) of a step of an epoch, by default the current one."""
+        epoch = self.epoch if epoch is None else epoch
+        data_pass, t = divmod(epoch * self.steps_per_epoch + step, self.num_batches)
         return data_pass, self.plans[data_pass], t
 
     def __iter__(self) -> Iterator[MicroBatch]:
-        step = self.step
-        parts: list[Samples] = []
-        for samples in from_readers(self._loader):
-            self.faults.add(samples)
-            if samples.error:
-                raise UserError(samples.error)
-            parts.append(samples)
-            if len(parts) == self.accum_freq:
-                yield from self._micro_batches(step, parts)
-                step, parts = step + 1, []
+        for batches in self._transfer.ahead(self._steps(self.epoch)):
+            for batch in batches:
+                self.step = batch.step + (batch.micro == self.accum_freq - 1)
+                yield batch
         self.epoch, self.step = self.epoch + 1, 0
 
-    def _micro_batches(self, step: int, parts: list[Samples]) -> Iterator[MicroBatch]:
-        """This rank's part of a global batch, all of it read, since all its layouts depend on what is missing."""
-        _, plan, t = self.plan_of(step)
-        layout, start = plan.layout(t), self.rank * self.batch_size * self.accum_freq
+    def _steps(self, epoch: int) -> Iterator[list[MicroBatch]]:
+        """This rank's part of every global batch, read whole, since all its layouts depend on what is missing."""
+        if self._readers_at != (epoch, self.step):
+            self._readers = from_readers(self._loader)
+        for step in range(self.step, self.steps_per_epoch):
+            self._readers_at = None
+            parts = [self._part() for _ in range(self.accum_freq)]
+            following = (epoch, step + 1) if step + 1 < self.steps_per_epoch else (epoch + 1, 0)
+            self._readers_at = following
+            yield self._micro_batches(epoch, step, parts)
+
+    def _part(self) -> Samples:
+        pieces = (self._piece() for _ in range(0, self.batch_size, self.piece))
+        return self._transfer.join(pieces, self.batch_size, alone=self.accum_freq == 1)
+
+    def _piece(self) -> Samples:
+        piece = next(self._readers)
+        self.faults.add(piece)
+        if piece.error:
+            raise UserError(piece.error)
+        return piece
+
+    def _micro_batches(self, epoch: int, step: int, parts: list[Samples]) -> list[MicroBatch]:
+        _, plan, t = self.plan_of(step, epoch)
+        start = self.rank * self.batch_size * self.accum_freq
         lost = [start + micro * self.batch_size + at for micro, part in enumerate(parts) for at in part.missing]
         missing = tuple(self.union(lost))
         if len(missing) == self.global_batch:
             raise UserError("no sample of a whole global batch can be read; check the data with mcl-shards verify")
-        for micro, part in enumerate(parts):
-            images = self.normalize(part.images.to(self.device, non_blocking=True))
-            texts = part.texts.to(self.device, non_blocking=True)
-            self.step = step + (micro == self.accum_freq - 1)
-            yield MicroBatch(images, texts, part.keys, layout, step, micro, missing)
+        return [
+            MicroBatch(part.images, part.texts, part.keys, plan.layout(t), step, micro, missing)
+            for micro, part in enumerate(parts)
+        ]
 
     def state_dict(self) -> dict[str, Any]:
         """Where the run stands in the data, in plain values; the same on every rank."""
@@ -203,24 +207,3 @@ def _ignore_preemption(_: int) -> None:
 def _end_readers(loader: DataLoader) -> None:
     if loader._iterator is not None:
         loader._iterator._shutdown_workers()  # type: ignore[attr-defined]
-
-
-class _Requests:
-    """What this rank asks its workers for, from the loader's next step to the epoch's end."""
-
-    def __init__(self, loader: GlobalBatchLoader):
-        self.loader = weakref.proxy(loader)  # a cycle would keep the workers alive after the loader
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def __iter__(self) -> Iterator[Request]:
-        loader = self.loader
-        count = loader.batch_size * loader.accum_freq
-        for step in range(loader.step, loader.steps_per_epoch):
-            data_pass, plan, t = loader.plan_of(step)
-            start = loader.rank * count
-            shard, ordinal = plan.positions(t, start, start + count)
-            for low in range(0, count, loader.batch_size):
-                part = slice(low, low + loader.batch_size)
-                yield Request(data_pass, t, start + low, shard[part], ordinal[part])

@@ -45,7 +45,7 @@ class OpenClipData:
                     f"{batch.keys[0]} or others of its batch cannot be read or replaced: index the data anew"
                 )
             self.layout = batch.layout
-            yield batch.images, batch.texts
+            yield self.loader.normalize(batch.images), batch.texts
 
 
 class LayoutLoss(nn.Module):

@@ -7,16 +7,14 @@ import torch
 from mcl_clip.clustering.encoder import AUTOCAST
 from mcl_clip.clustering.stage import cluster_stage
 from mcl_clip.errors import UserError
-from mcl_clip.openclip.precision import get_autocast, get_input_dtype
+from training.arithmetic import pixel_dtype
 from training.arrows.job import Job
 from training.reporting import log
 
 
 def embedding_precision(training: str, device: torch.device) -> str:
     """In what a model is embedded that was trained in one of open_clip's precisions: the same fp32, bf16 or fp16."""
-    with get_autocast(training, device_type=device.type)():
-        autocast = torch.is_autocast_enabled(device.type)
-        dtype = torch.get_autocast_dtype(device.type) if autocast else get_input_dtype(training)
+    dtype = pixel_dtype(training, device)
     return next((name for name, own in AUTOCAST.items() if own == dtype), "fp32")
 
 

@@ -11,6 +11,7 @@ from mcl_clip.loading.loader import GlobalBatchLoader
 from mcl_clip.models.stage_model import model_hash
 from mcl_clip.shards.manifest import Manifest
 from mcl_clip.world import appears
+from training.arithmetic import pixel_dtype
 from training.arrows.job import Job
 from training.arrows.saving import save_built
 from training.arrows.scores import score_once
@@ -96,6 +97,8 @@ def _loader(job: Job, stage: int, data: Manifest, built: BuiltModel) -> GlobalBa
         num_samples=recipe.train_num_samples,
         caption_probs=recipe.caption_probs,
         device=job.ranks.device,
+        dtype=pixel_dtype(job.recipe.optimization.precision, job.ranks.device),
+        channels_last=job.recipe.optimization.channels_last,
         max_faults=recipe.max_faults,
         union=job.ranks.union,
     )

@@ -9,7 +9,8 @@ from tqdm import tqdm
 
 from mcl_clip.artifacts import write_json
 from mcl_clip.left_out import Record, add, line
-from mcl_clip.loading.loader import GlobalBatchLoader, MicroBatch
+from mcl_clip.loading.loader import GlobalBatchLoader
+from mcl_clip.loading.micro_batch import MicroBatch
 from mcl_clip.models.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
 from mcl_clip.plan.left_out import left_out
 from mcl_clip.world import appears
@@ -102,6 +103,7 @@ class StageTraining:
             self.optimizer,
             make_schedule(self.optimizer, optimization, settings, self.steps_per_epoch),
             self.scaler,
+            self.loader.normalize,
             precision=optimization.precision,
             grad_clip_norm=optimization.grad_clip_norm,
             entropy=(self.recipe.seed, self.stage),
