@@ -60,10 +60,10 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 bench: $(VENV)/.installed-dev
-	@for name in loss bucketing planner clustering fused_inference train_step input_pipeline; do \
+	@for name in loss bucketing pack planner clustering fused_inference train_step input_pipeline retrieval zero_shot linear_probe; do \
 		echo "# $$name" >&2; $(BIN)/python -m benchmarks.$$name --json || exit 1; done
 
-study: $(VENV)/.installed
+study: $(VENV)/.installed-study
 	$(BIN)/python -m benchmarks.suppression
 
 $(VENV)/.installed-study: $(VENV)/.installed

@@ -51,8 +51,8 @@ def score(scored: ScoredModel, data: tuple[ClassificationSet, ...], args: argpar
 
 TASK = Task(
     name="linear-probe",
-    description="Logistic regression (L-BFGS) on the image embeddings of every stage, every cumulative fusion and the "
-    "fused model.",
+    description="Logistic regression (L-BFGS, on the model's device) on the image embeddings of every stage, every "
+    "cumulative fusion and the fused model.",
     examples=(
         "mcl-linear-probe --model runs/demo/fused --dataset runs/demo-data/zero_shot/texture --train-split test "
         "--limit 60",

@@ -5,12 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from sklearn.linear_model import LogisticRegression
 
 from eval.data.classification import open_set
 from eval.linear_probe import evaluate, main
 from eval.models import ScoredModel
 from eval.tasks.linear_probe import features, probe
+from eval.tasks.logistic import fit
 from mcl_clip import load
 from mcl_clip.errors import UserError
 from mcl_clip.models.stage_model import save_stage_model
@@ -20,17 +23,48 @@ COLORS = {"dark": 30, "light": 220}
 
 
 def unit(values: np.ndarray) -> np.ndarray:
-    return values / np.linalg.norm(values, axis=1, keepdims=True)
+    return (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float32)
+
+
+def probed(train: np.ndarray, labels: np.ndarray, test: np.ndarray, seed: int = 0) -> tuple[np.ndarray, float]:
+    return probe(torch.from_numpy(train), labels, torch.from_numpy(test), seed=seed)
+
+
+def clusters(count: int, classes: int, width: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Unit features around a centre a class, many of them nearer to another's; and the classes."""
+    rng = np.random.default_rng(seed)
+    centres, labels = np.random.default_rng(7).normal(size=(classes, width)), rng.integers(0, classes, count)
+    return unit(centres[labels] + 1.5 * rng.normal(size=(count, width)) + 2), labels
+
+
+@pytest.mark.parametrize("strength", [0.01, 1.0, 100.0])
+def test_the_fit_is_scikit_learns(strength, monkeypatch) -> None:
+    monkeypatch.setattr("eval.tasks.logistic.MOST_LOGITS", 5 * 60)  # in blocks of rows
+    (train, labels), (test, _) = clusters(400, 5, 12, 0), clusters(200, 5, 12, 1)
+    twin = LogisticRegression(C=strength, max_iter=10_000, tol=1e-8).fit(train.astype(np.float64), labels)
+    ours = list(fit(torch.from_numpy(train), torch.from_numpy(labels), 5, [strength / 10, strength], tolerance=1e-6))
+    logits = torch.from_numpy(test) @ ours[1].weights + ours[1].intercepts
+    assert torch.allclose(logits.softmax(1), torch.from_numpy(twin.predict_proba(test)).float(), atol=2e-3)
+    assert (ours[1].predict(torch.from_numpy(test)).numpy() == twin.predict(test)).mean() > 0.99
+    assert not torch.allclose(ours[0].weights, ours[1].weights)
+
+
+def test_a_probe_scores_as_scikit_learns_does() -> None:
+    (train, labels), (test, truth) = clusters(2000, 8, 24, 0), clusters(4000, 8, 24, 1)
+    predicted, strength = probed(train, labels * 10, test)
+    twin = LogisticRegression(C=strength, max_iter=1000).fit(train, labels)
+    ours, theirs = (predicted == truth * 10).mean(), twin.score(test, truth)
+    assert 0.5 < theirs < 0.95 and abs(ours - theirs) <= 0.001
 
 
 def test_reads_a_linear_label_and_nothing_from_noise() -> None:
     rng = np.random.default_rng(0)
     train, test = unit(rng.normal(size=(300, 8))), unit(rng.normal(size=(400, 8)))
     direction = rng.normal(size=(8, 3))
-    predicted, strength = probe(train, (train @ direction).argmax(1), test)
+    predicted, strength = probed(train, (train @ direction).argmax(1), test)
     assert (predicted == (test @ direction).argmax(1)).mean() > 0.9
     assert strength > 1
-    predicted, _ = probe(train, rng.integers(0, 3, 300), test)
+    predicted, _ = probed(train, rng.integers(0, 3, 300), test)
     assert (predicted == rng.integers(0, 3, 400)).mean() < 0.5
 
 
@@ -41,7 +75,7 @@ def test_same_seed_same_probe() -> None:
         unit(rng.normal(size=(30, 5))),
         rng.integers(0, 2, 60),
     )
-    first, second = probe(train, labels, test, seed=3), probe(train, labels, test, seed=3)
+    first, second = probed(train, labels, test, seed=3), probed(train, labels, test, seed=3)
     assert np.array_equal(first[0], second[0]) and first[1] == second[1]
 
 

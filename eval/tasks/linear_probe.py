@@ -1,11 +1,9 @@
 """What a linear classifier reads from the image embeddings of every stage and fusion."""
 
-import warnings
 from typing import Any
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -15,6 +13,7 @@ from eval.intervals import mean_of_shares, wilson
 from eval.models import ScoredModel
 from eval.rows import row_embedding, rows_of
 from eval.scores import result
+from eval.tasks.logistic import fit
 from mcl_clip import seeds
 from mcl_clip.errors import UserError
 
@@ -33,27 +32,25 @@ def features(
     return stages, np.array(labels, np.int64), content
 
 
-def probe(train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, *, seed: int = 0) -> tuple[np.ndarray, float]:
-    """Predict labels of `test` [M, D] by multinomial logistic regression on unit features `train` [N, D].
+def probe(train: Tensor, train_labels: np.ndarray, test: Tensor, *, seed: int = 0) -> tuple[np.ndarray, float]:
+    """Predict labels of `test` [M, D] by multinomial logistic regression on unit features `train` [N, D], both fp32.
 
-    Fitted with L-BFGS. The inverse L2 strength comes from STRENGTHS: the best on a fifth of the training
-    samples held out by `seed`, the smallest of equals; then all are used. Returns (labels [M], strength).
+    Fitted by `logistic.fit` where the features are. The inverse L2 strength comes from STRENGTHS: the best on a fifth
+    of the training samples held out by `seed`, the smallest of equals; then all are used. Returns (labels [M],
+    strength).
     """
+    classes, numbers = np.unique(train_labels, return_inverse=True)
+    own = torch.from_numpy(numbers).to(train.device)
     order = seeds.generator(seed, len(train)).permutation(len(train))
     held, kept = order[: len(order) // HELD_OUT], order[len(order) // HELD_OUT :]
-    best, best_score = STRENGTHS[len(STRENGTHS) // 2], -1.0
-    if len(held) and len(np.unique(train_labels[kept])) > 1:
-        for strength in STRENGTHS:
-            score = _fit(train[kept], train_labels[kept], strength).score(train[held], train_labels[held])
-            if score > best_score:
-                best, best_score = strength, score
-    return _fit(train, train_labels, best).predict(test), best
-
-
-def _fit(values: np.ndarray, labels: np.ndarray, strength: float) -> LogisticRegression:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return LogisticRegression(C=strength, max_iter=1000).fit(values, labels)
+    best = STRENGTHS[len(STRENGTHS) // 2]
+    if len(held) and len(np.unique(numbers[kept])) > 1:
+        held, kept = (torch.from_numpy(part).to(train.device) for part in (held, kept))
+        fitted = fit(train[kept], own[kept], len(classes), STRENGTHS)
+        right = [int((classifier.predict(train[held]) == own[held]).sum()) for classifier in fitted]
+        best = STRENGTHS[int(np.argmax(right))]
+    *_, last = fit(train, own, len(classes), [strength for strength in STRENGTHS if strength <= best])
+    return classes[last.predict(test).cpu().numpy()], best
 
 
 def evaluate(
@@ -83,7 +80,7 @@ def evaluate(
     }
     results = []
     for row in tqdm(rows_of(scored.model), "probes", disable=not progress):
-        values = [row_embedding(scored.model, row, each).numpy() for each in (fitted, scored_on)]
+        values = [row_embedding(scored.model, row, each).to(scored.device) for each in (fitted, scored_on)]
         predicted, strength = probe(values[0], fitted_labels, values[1], seed=seed)
         right = predicted == labels
         classes, counts = np.unique(labels, return_counts=True)
