@@ -3,6 +3,7 @@
 import json
 import tarfile
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,9 @@ from mcl_clip.shards.offsets import offsets_path
 from mcl_clip.shards.verify import verify
 from tests.distributed import run_ranks, world_of
 from tests.tars import image_bytes, write_tar
+from tests.tiny_runs import command
+from training.main import main as train
+from training.shards import main as shards
 
 THIRD = Apart(share=0.3)
 
@@ -185,3 +189,43 @@ def test_mistakes_are_named(tars, tmp_path):
     one = [write_tar(tmp_path / "one.tar", files)]
     with pytest.raises(UserError, match=r"all 4 samples .* are set apart: lower --mcl-fit-share"):
         index_sources(one, tmp_path / "all", apart=Apart(share=0.999))
+
+
+def test_commands_say_what_they_set_apart_and_refuse_what_does_not_fit(tars, tmp_path, capsys):
+    folder, index = str(Path(tars[0]).parent), tmp_path / "index"
+    share = ["--mcl-fit-share", "0.3", "--mcl-fit-group", "artist"]
+    assert (
+        shards(["index", "--train-data", folder, "--output", str(index), *share, "--seed", "2", "--workers", "1"]) == 0
+    )
+    manifest = Manifest.load(index)
+    assert manifest.apart == Apart(share=0.3, key="artist", seed=2)
+    words = f"{manifest.num_apart} more set apart (0.3 of the groups by 'artist' of the .json, seed 2)"
+    assert words in capsys.readouterr().out
+    assert shards(["index", "--train-data", folder, "--output", str(index), "--mcl-fit-group", "artist"]) == 2
+    assert "--mcl-fit-group needs --mcl-fit-share" in capsys.readouterr().err
+    whole = index_sources(tars, tmp_path / "whole").directory
+    fitted = ["--mcl-fusion", "fitted", "--mcl-stages", "1"]
+    for data, flags, reason in (
+        (index, ["--mcl-fit-share", "0.3"], "is indexed already and sets apart 0.3 of the groups by 'artist'"),
+        (whole, ["--mcl-fit-share", "0.3"], "is indexed already and sets apart nothing; leave it out"),
+        (whole, fitted, "sets none apart; index its tars with --mcl-fit-share, or give --val-data"),
+        (folder, fitted, "--mcl-fusion fitted needs pairs that no stage is trained on"),
+        (folder, ["--mcl-fit-group", "artist"], "needs --mcl-fit-share"),
+        (folder, [*fitted, "--mcl-fit-share", "1"], "above 0 and below 1"),
+    ):
+        assert train([*command(tmp_path), "--train-data", str(data), *flags]) == 2
+        assert reason in capsys.readouterr().err and not (tmp_path / "runs/run").exists()
+
+
+def test_pairs_of_one_caption_are_refused_before_any_training(tmp_path, capsys):
+    for name, captions in (("train", 40), ("val", 1)):
+        (tmp_path / name).mkdir()
+        files = [
+            (f"{n}.{e}", image_bytes(n) if e == "jpg" else f"text {n % captions}".encode())
+            for n in range(40)
+            for e in ("jpg", "txt")
+        ]
+        write_tar(tmp_path / name / "0.tar", files)
+    flags = ["--mcl-fusion", "fitted", "--mcl-stages", "1", "--val-data", str(tmp_path / "val")]
+    assert train([*command(tmp_path), "--train-data", str(tmp_path / "train"), *flags]) == 2
+    assert "--val-data has 40 pairs of one caption, 'text 0'" in capsys.readouterr().err

@@ -28,6 +28,7 @@ from mcl_clip.shards.manifest import Manifest
 from tests.clusters import stage_directory, write_clusters
 from tests.data import make_index
 from tests.distributed import run_ranks, world_of
+from tests.jobs import run_job
 from tests.tars import write_shards
 from tests.test_fused_model import fused_of, vit
 from tests.tiny_models import tiny_images
@@ -352,6 +353,22 @@ def test_ranks_share_the_pairs_and_find_the_same_bits(run, tmp_path):
     inodes = [file.stat().st_ino for file in kept if file != kept[2]]
     assert _fit_rank(0, 1, *arguments, str(tmp_path / "alone"), str(run / "stage_0/clusters")) == alone
     assert [file.stat().st_ino for file in kept if file != kept[2]] == inodes and kept[2].exists()
+
+
+def test_two_ranks_of_a_run_fit_what_one_process_does(tmp_path):
+    flags = ["--epochs", "1", "--mcl-stages", "1", "--mcl-fusion", "fitted", "--mcl-fit-share", "0.3"]
+    log, run = tmp_path / "log", tmp_path / "runs/run"
+    ranks = [*command(tmp_path, *flags), "--batch-size", "8", "--gather-with-grad"]
+    assert run_job(ranks, log, 2) == [0, 0], log.read_text()
+    model, _, _ = mcl_clip.load(run / "fused")
+    alone = fit_fusion(
+        fuse([run / "stage_0", run / "stage_1"]),
+        Manifest.load(run / "source"),
+        tmp_path / "fit",
+        named="x",
+        clusters=[Clusters.load(run / "stage_0/clusters")],
+    )
+    assert alone.weights == model.weights and model.card["fit"]["set_apart"]["samples"] > 20
 
 
 def test_much_data_is_sampled_from_few_shards_and_none_twice(tmp_path):
