@@ -119,7 +119,7 @@ def build_from_stage(
 
 def scratch_seed(seed: int, stage: int) -> int:
     """Seed of the initial weights of a stage that starts from scratch; another one for every stage."""
-    return int(words(1, seed, stage, 0)[0] >> 1)
+    return int(words(1, seed, stage, 0)[0]) >> 1
 
 
 def lock(model: ContrastiveModel, recipe: StageRecipe) -> None:

@@ -113,7 +113,7 @@ class TrainingStep:
 
         Not by `torch.manual_seed`, which would queue a call for every absent accelerator.
         """
-        seed = int(words(1, *self._entropy, step, self._rank)[0] >> 1)
+        seed = int(words(1, *self._entropy, step, self._rank)[0]) >> 1
         torch.default_generator.manual_seed(seed)
         if self._device.type == "cuda":
             torch.cuda.default_generators[self._device.index or 0].manual_seed(seed)
