@@ -294,6 +294,10 @@ def test_a_run_fits_on_its_val_data(tmp_path, capsys):
     assert again.weights == model.weights and model.card["made_from"]["fit_on"] == fit["data"]
 
 
+def die(*_, **__):
+    raise ZeroDivisionError
+
+
 def test_a_run_fits_on_what_it_sets_apart_and_trains_on_nothing_of_it(tmp_path, capsys):
     flags = ["--epochs", "1", "--mcl-stages", "1", "--mcl-fusion", "fitted", "--mcl-fit-share", "0.3"]
     assert train(command(tmp_path, *flags, "--mcl-fit-share", "0.01")) == 2
@@ -307,8 +311,15 @@ def test_a_run_fits_on_what_it_sets_apart_and_trains_on_nothing_of_it(tmp_path, 
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TrainingStep, "__call__", watched)
-        assert train(command(tmp_path, *flags)) == 0
+        patch.setattr("mcl_clip.fusion.fit_pairs.fit_weights", die)
+        with pytest.raises(ZeroDivisionError):
+            train(command(tmp_path, *flags))
     run = tmp_path / "runs/run"
+    kept = sorted((run / "fit").glob("*.safetensors"))
+    assert len(kept) == 3 and not (run / "fused").exists()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mcl_clip.fusion.fit_pairs.embed", die)  # what a killed run has embedded is not embedded again
+        assert train(command(tmp_path, *flags)) == 0
     source = Manifest.load(run / "source")
     rows = [source.open_shard(shard) for shard in range(source.num_shards)]
     apart = {"/".join(each.source_of(row)) for each in rows for row in each.apart}
