@@ -50,6 +50,18 @@ def siglip_by_loops(image, text, scale, bias, labels, captions=None) -> Tensor:
     return total / size
 
 
+def ntxent_by_loops(first, second, temperature, labels) -> Tensor:
+    """SimCLR's equation 1 over the views whose images share a label, candidates one by one."""
+    views = [(view[i], i, labels[i]) for view in (first, second) for i in range(len(first))]
+    total = first.new_zeros(())
+    for index, (anchor, image, label) in enumerate(views):
+        others = [each for number, each in enumerate(views) if number != index and each[2] == label]
+        everything = sum(torch.exp(anchor @ other / temperature) for other, _, _ in others)
+        (positive,) = (anchor @ other / temperature for other, of, _ in others if of == image)
+        total = total - torch.log(torch.exp(positive) / everything)
+    return total / len(views)
+
+
 def masked_clip(image, text, scale, labels: Tensor, **mode) -> Tensor:
     """open_clip's ClipLoss in one of its distributed modes, with the logits across labels masked."""
     rank, local = mode["rank"], mode["local_loss"]

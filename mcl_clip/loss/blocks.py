@@ -39,9 +39,12 @@ class Block:
         """Whether its logits number at most `max_logits`."""
         return len(self.starts) * self.rows * self.columns <= max_logits
 
-    def strips(self, max_logits: int) -> Iterator[tuple[int, int]]:
-        """(start, stop) of runs of anchors with at most `max_logits` logits, but one anchor a segment at least."""
-        height = max(1, max_logits // (len(self.starts) * self.columns))
+    def strips(self, max_logits: int, views: int = 1) -> Iterator[tuple[int, int]]:
+        """(start, stop) of runs of anchors with at most `max_logits` logits, but one sample a segment at least.
+
+        The `views` anchors of a sample stay together.
+        """
+        height = max(1, max_logits // (len(self.starts) * self.columns * views)) * views
         for start in range(0, self.rows, height):
             yield start, min(start + height, self.rows)
 

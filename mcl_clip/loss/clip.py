@@ -1,8 +1,4 @@
-"""The softmax (CLIP) loss of a stage: an anchor's negatives come from its own segment only.
-
-A logarithm of a sum of exponentials is kept as (largest, sum), the sum that of exp(logit - largest): subtracting a
-positive from `largest` first loses no digits of an easy anchor's loss, and a softmax adds up to one.
-"""
+"""The softmax (CLIP) loss of a stage: an anchor's negatives come from its own segment only."""
 
 from functools import partial
 from typing import Any
@@ -14,6 +10,7 @@ from mcl_clip.loss.blocks import Block
 from mcl_clip.loss.gather import gather_all, gather_with_gradient, gather_with_own_gradient
 from mcl_clip.loss.pairs import Pairs, scalar_loss
 from mcl_clip.loss.segment_loss import SegmentLoss
+from mcl_clip.loss.softmax import along_rows, cross_entropy
 
 
 class MCLClipLoss(SegmentLoss):
@@ -32,8 +29,8 @@ class MCLClipLoss(SegmentLoss):
         loss_of = partial(scalar_loss, layout=layout, block_memory=self.block_memory)
         if self.local_loss and self.world_size > 1:
             place = {"first": self.rank * len(images), "divisor": 2 * len(images), "ids": ids}
-            loss = loss_of(_one_direction, images, all_texts, scale, None, **place)
-            loss = loss + loss_of(_one_direction, texts, all_images, scale, None, **place)
+            loss = loss_of(along_rows, images, all_texts, scale, None, **place)
+            loss = loss + loss_of(along_rows, texts, all_images, scale, None, **place)
         else:
             ids = ids and (ids[1], ids[1])
             loss = loss_of(
@@ -64,26 +61,6 @@ def _both_directions(pairs: Pairs) -> Tensor:
     return total
 
 
-def _one_direction(pairs: Pairs) -> Tensor:
-    """Sum of cross-entropies along rows."""
-    total = pairs.zero()
-    for block in pairs.blocks:
-        if block.columns == 1:
-            continue
-        for strip in pairs.strips(block):
-            logits = pairs.logits(strip)
-            positives = strip.positives(logits).clone()
-            largest = logits.amax(2, keepdim=True)
-            exponentials = logits.sub_(largest).exp_()
-            sums = exponentials.sum(2, keepdim=True)
-            total += _cross_entropy(largest.squeeze(2), sums, positives)
-            if any(pairs.wanted):
-                gradient = exponentials.div_(sums)
-                strip.positives(gradient).sub_(1)
-                pairs.add_gradient(strip, gradient)
-    return total
-
-
 def _at_once(pairs: Pairs, block: Block) -> Tensor:
     """Sum over a block's rows and columns; the gradient reuses the exponentials."""
     (strip,) = pairs.strips(block)
@@ -99,8 +76,8 @@ def _at_once(pairs: Pairs, block: Block) -> Tensor:
         gradient = by_row.div_(row_sums).addcdiv_(by_column, column_sums)
         strip.positives(gradient).sub_(2)
         pairs.add_gradient(strip, gradient)
-    by_rows = _cross_entropy(row_largest.squeeze(2), row_sums, positives)
-    return by_rows + _cross_entropy(column_largest.squeeze(1), column_sums, positives)
+    by_rows = cross_entropy(row_largest.squeeze(2), row_sums, positives)
+    return by_rows + cross_entropy(column_largest.squeeze(1), column_sums, positives)
 
 
 def _in_strips(pairs: Pairs, block: Block) -> Tensor:
@@ -117,10 +94,10 @@ def _in_strips(pairs: Pairs, block: Block) -> Tensor:
         column_sums += (logits - column_largest).exp_().sum(1, keepdim=True)
         row_largest = logits.amax(2, keepdim=True)
         row_sums = logits.sub_(row_largest).exp_().sum(2, keepdim=True)
-        total += _cross_entropy(row_largest.squeeze(2), row_sums, positives)
+        total += cross_entropy(row_largest.squeeze(2), row_sums, positives)
         all_positives.append(positives)
         row_parts.append((row_largest, row_sums))
-    total += _cross_entropy(column_largest.squeeze(1), column_sums, torch.cat(all_positives, 1))
+    total += cross_entropy(column_largest.squeeze(1), column_sums, torch.cat(all_positives, 1))
     if any(pairs.wanted):
         for strip, (row_largest, row_sums) in zip(pairs.strips(block), row_parts, strict=True):
             logits = pairs.logits(strip)
@@ -129,7 +106,3 @@ def _in_strips(pairs: Pairs, block: Block) -> Tensor:
             strip.positives(gradient).sub_(2)
             pairs.add_gradient(strip, gradient)
     return total
-
-
-def _cross_entropy(largest: Tensor, sums: Tensor, positives: Tensor) -> Tensor:
-    return sums.log().sum() + (largest - positives).sum()

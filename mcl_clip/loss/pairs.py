@@ -63,13 +63,15 @@ class Pairs:
     rows: [R, D], the anchors at positions [first, first + R) of `layout`; columns: [C, D], of all its positions. ids:
     int64 captions of rows [R] and columns [C], or None; pairs of equal captions that are not positives get a logit of
     minus infinity. wanted: which of `gradients`, those of the sum over all strips with respect to (scale * rows,
-    scale * columns, scale, bias).
+    scale * columns, scale, bias). views: 1, or 2 for features that come in neighbouring pairs, the views of a sample: an
+    anchor's positive is then the other view, and it is no candidate of itself. Without columns these are the rows, as is
+    their gradient.
     """
 
     def __init__(
         self,
         rows: Tensor,
-        columns: Tensor,
+        columns: Tensor | None,
         scale: Tensor,
         bias: Tensor | None,
         *,
@@ -78,7 +80,10 @@ class Pairs:
         ids: tuple[Tensor, Tensor] | None,
         block_memory: int,
         wanted: Sequence[bool],
+        views: int = 1,
     ) -> None:
+        self._is_mirrored, self.views = columns is None, views
+        columns = rows if columns is None else columns
         self._operand = _operand_dtype(rows, columns)
         self.dtype, self.device = torch.promote_types(self._operand, torch.float32), rows.device
         self.max_logits = block_memory // self.dtype.itemsize
@@ -92,6 +97,9 @@ class Pairs:
             torch.zeros(shape, dtype=self.dtype, device=self.device) if want else None
             for shape, want in zip(shapes, wanted, strict=True)
         ]
+        if self._is_mirrored:
+            assert not any(wanted[2:])
+            self.gradients[1] = self.gradients[0]
 
     def zero(self) -> Tensor:
         """A scalar of the logits' precision."""
@@ -102,10 +110,10 @@ class Pairs:
         count, (index, padding) = len(block.starts), self._index(block)
         columns = _Places(block.starts[0] + block.shift, count, block.columns, index)
         candidates = columns.of(self._columns).to(self._operand)
-        for start, stop in block.strips(self.max_logits):
+        for start, stop in block.strips(self.max_logits, self.views):
             rows = _Places(block.starts[0] + start, count, stop - start, index)
             anchors = rows.of(self._rows).to(self._operand)
-            strip = Strip(rows, columns, anchors, candidates, block.diagonal + start, padding)
+            strip = Strip(rows, columns, anchors, candidates, block.diagonal + start, self.views, padding)
             if padding is not None:
                 # Like segments of one sample: no loss, no gradient, seen by nobody.
                 strip.hide(padding[:, :, None] | padding[:, None, :])
@@ -129,11 +137,15 @@ class Pairs:
         logits = _product(strip.anchors, strip.candidates.mT).mul_(self.scale)
         if self._bias is not None:
             logits += self._bias
+        if self.views > 1:
+            strip.own(logits).fill_(-torch.inf)
         return logits if strip.hidden is None else logits.masked_fill_(strip.hidden, -torch.inf)
 
     def add_gradient(self, strip: "Strip", gradient: Tensor) -> None:
         """Take the gradient of a strip's logits, shaped as these."""
         rows, columns, scale, bias = self.gradients
+        if self._is_mirrored and gradient.shape[1] == gradient.shape[2]:  # one product for both sides
+            gradient, columns = gradient + gradient.mT, None
         if rows is not None or scale is not None:
             by_row = _product(gradient, strip.candidates)
             if scale is not None:
@@ -150,7 +162,8 @@ class Pairs:
 class Strip:
     """Anchors [count, rows, D] of a block's segments and candidates [count, columns, D].
 
-    The positive of anchor i is candidate `diagonal` + i; padding: [count, rows], where there is no anchor.
+    Anchor i is itself candidate `diagonal` + i, which is its positive too unless there are two `views`; padding:
+    [count, rows], where there is no anchor.
     """
 
     rows: "_Places"
@@ -158,12 +171,23 @@ class Strip:
     anchors: Tensor
     candidates: Tensor
     diagonal: int
+    views: int
     padding: Tensor | None
     hidden: Tensor | None = None
 
-    def positives(self, logits: Tensor) -> Tensor:
-        """The positives [count, rows] of logits [count, rows, columns], a view."""
+    def own(self, logits: Tensor) -> Tensor:
+        """Of logits [count, rows, columns] those between an anchor and itself, [count, rows], a view."""
         return logits.narrow(2, self.diagonal, logits.shape[1]).diagonal(dim1=1, dim2=2)
+
+    def positives(self, logits: Tensor) -> Tensor:
+        """The positives of logits [count, rows, columns], a view: [count, rows], or [count, rows / 2, 2] of two views."""
+        if self.views == 1:
+            return self.own(logits)
+        count, height, _ = logits.shape
+        batch, row, column = logits.stride()
+        # (2k, 2k + 1) and (2k + 1, 2k) of the square at `diagonal`, for every k.
+        start = logits.storage_offset() + (self.diagonal + 1) * column
+        return logits.as_strided((count, height // 2, 2), (batch, 2 * (row + column), row - column), start)
 
     def hide(self, pairs: Tensor) -> None:
         """Leave pairs [count, rows, columns] out, but for positives."""

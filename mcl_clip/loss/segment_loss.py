@@ -44,7 +44,7 @@ class SegmentLoss(nn.Module):
         whole global batch of G; None is one segment. text_ids: [G/W, context] token ids, used with `mask_identical`.
         Raises `UserError` when features and layout do not fit. Differentiable once.
         """
-        layout = self._layout(segments, image_features, text_features)
+        layout = checked_layout(segments, self.world_size, image_features, text_features)
         ids = None
         if self.mask_identical:
             own = caption_ids(text_ids, len(image_features)).to(image_features.device, non_blocking=True)
@@ -66,21 +66,28 @@ class SegmentLoss(nn.Module):
     ) -> Tensor:
         """The loss; ids: captions of this rank's samples and of all."""
 
-    def _layout(self, segments: SegmentLayout | None, images: Tensor, texts: Tensor) -> SegmentLayout:
-        if images.ndim != 2 or not len(images) or images.shape != texts.shape:
-            raise UserError(
-                f"image features {tuple(images.shape)} and text features {tuple(texts.shape)} "
-                "must have one shape, [samples, dimension], with at least one sample"
-            )
-        expected = len(images) * self.world_size
-        layout = segments or SegmentLayout.one(expected)
-        if layout.size != expected:
-            raise UserError(
-                f"the segment layout has {layout.size} positions in {len(layout.lengths)} segments, but "
-                f"features of shape {tuple(images.shape)} on each of {self.world_size} ranks make {expected}; "
-                "give the loss the layout of the whole global batch"
-            )
-        return layout
+
+def checked_layout(
+    segments: SegmentLayout | None, world_size: int, first: Tensor, second: Tensor, names: str = "image and text"
+) -> SegmentLayout:
+    """The layout of a global batch of which each rank has features `first` and `second`, by default one segment.
+
+    Raises `UserError` when they do not fit.
+    """
+    if first.ndim != 2 or not len(first) or first.shape != second.shape:
+        raise UserError(
+            f"{names} features of shapes {tuple(first.shape)} and {tuple(second.shape)} "
+            "must have one shape, [samples, dimension], with at least one sample"
+        )
+    expected = len(first) * world_size
+    layout = segments or SegmentLayout.one(expected)
+    if layout.size != expected:
+        raise UserError(
+            f"the segment layout has {layout.size} positions in {len(layout.lengths)} segments, but "
+            f"features of shape {tuple(first.shape)} on each of {world_size} ranks make {expected}; "
+            "give the loss the layout of the whole global batch"
+        )
+    return layout
 
 
 def _scalar(value: Tensor | float, features: Tensor) -> Tensor:

@@ -62,8 +62,9 @@ class Plan:
         return (Segment(bucket, index * self.global_batch, self.global_batch),)
 
     def layout(self, t: int) -> SegmentLayout:
-        """Segment lengths of global batch t."""
-        return SegmentLayout(tuple(segment.length for segment in self.segments(t)))
+        """Segment lengths of global batch t, and which effective pseudo-labels they are of."""
+        segments = self.segments(t)
+        return SegmentLayout(tuple(each.length for each in segments), tuple(each.bucket for each in segments))
 
     def __getitem__(self, t: int) -> GlobalBatch:
         if not 0 <= t < len(self):

@@ -1,7 +1,7 @@
 """Segments of a global batch, inside which the negatives live, and their layout."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
 
@@ -26,10 +26,12 @@ class SegmentLayout:
     """Lengths of the contiguous segments of a global batch, in position order.
 
     Samples of one segment share a pseudo-label. Positions are rank-major: rank r of W holds
-    [r*G/W, (r+1)*G/W). Raises `ValueError` when a length is not positive.
+    [r*G/W, (r+1)*G/W). labels: the number of each segment's effective pseudo-label in its plan, where it is of one.
+    Raises `ValueError` when a length is not positive.
     """
 
     lengths: tuple[int, ...]
+    labels: tuple[int, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         self.lengths = tuple(int(length) for length in self.lengths)
@@ -44,8 +46,13 @@ class SegmentLayout:
     def without(self, positions: Iterable[int]) -> "SegmentLayout":
         """The layout of what is left when samples at some positions are taken out."""
         lost = set(positions)
-        kept = (stop - start - sum(start <= at < stop for at in lost) for start, stop in self.bounds())
-        return SegmentLayout(tuple(length for length in kept if length))
+        kept = [stop - start - sum(start <= at < stop for at in lost) for start, stop in self.bounds()]
+        labels = (label for label, length in zip(self.labels, kept, strict=False) if length)
+        return SegmentLayout(tuple(length for length in kept if length), tuple(labels))
+
+    def times(self, count: int) -> "SegmentLayout":
+        """The layout of `count` features a sample, side by side."""
+        return SegmentLayout(tuple(count * length for length in self.lengths), self.labels)
 
     @cached_property
     def size(self) -> int:
