@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from mcl_clip.loss import MCLClipLoss, MCLSigLipLoss
+from mcl_clip.loss import MCLClipLoss, MCLNTXentLoss, MCLSigLipLoss
 from mcl_clip.loss.accumulation import accumulated_backward
 from mcl_clip.plan.segments import SegmentLayout
 from tests.distributed import once, run_ranks
@@ -230,3 +230,44 @@ def test_ranks_times_micro_batches_equal_one_process_at_once(name, static_graph,
     assert sum(values) / 2 == pytest.approx(expected.item(), abs=1e-12)
     for rank in found:
         assert_equal_gradients(rank, gradients(model))
+
+
+def test_running_statistics_see_every_sample_once():
+    model = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4)).double()
+    twin = copy.deepcopy(model)
+
+    class Twins(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.tower = model
+
+        def forward(self, images):
+            return {"first_views": F.normalize(self.tower(images), dim=1), "second_views": F.normalize(images[:, :4])}
+
+    parts = [(part,) for part in samples()[0].chunk(4)]
+    accumulated_backward(Twins(), MCLNTXentLoss(), parts, segments=LAYOUT)
+    for (part,) in parts:
+        twin(part)
+    assert model[1].num_batches_tracked == 4 and model[1].momentum == 0.1
+    torch.testing.assert_close(model[1].running_mean, twin[1].running_mean)
+    torch.testing.assert_close(model[1].running_var, twin[1].running_var)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_two_views_accumulate_to_the_gradient_of_all_at_once(count):
+    class Views(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.tower = TwoTowers(dropout=0.0).image
+
+        def forward(self, images):
+            return {name: F.normalize(self.tower(images + noise), dim=1) for name, noise in
+                    (("first_views", 0.0), ("second_views", 0.1))}  # fmt: skip
+
+    images = samples()[0]
+    whole, parts = Views(), Views()
+    expected = at_once(whole, MCLNTXentLoss(), [images], segments=LAYOUT)
+    value = accumulated_backward(parts, MCLNTXentLoss(), [(each,) for each in images.chunk(count)], segments=LAYOUT)
+    torch.testing.assert_close(value, expected)
+    for name, gradient in gradients(whole).items():
+        torch.testing.assert_close(gradients(parts)[name], gradient)

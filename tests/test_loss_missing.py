@@ -26,7 +26,14 @@ def measured(name, image, text, captions, world_size=1, **where):
     inputs = [image, text, scale, bias]
     loss = LOSSES[name](world_size=world_size, **where)
     value = loss_without(
-        MISSING, loss, image, text, logit_scale=scale, logit_bias=bias, segments=LAYOUT, text_ids=captions
+        MISSING,
+        loss,
+        image_features=image,
+        text_features=text,
+        logit_scale=scale,
+        logit_bias=bias,
+        segments=LAYOUT,
+        text_ids=captions,
     )
     gradients = torch.autograd.grad(value, inputs)
     return [each.detach().numpy() for each in (value, *gradients)]

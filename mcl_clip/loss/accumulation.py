@@ -1,17 +1,18 @@
 """Gradient accumulation with cached features: a global batch's gradient, in the memory of a micro-batch."""
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import get_device_states, set_device_states
 
 from mcl_clip.plan.segments import SegmentLayout
 
-_FEATURES = ("image_features", "text_features")
-_SCALARS = ("logit_scale", "logit_bias")
+SCALARS = ("logit_scale", "logit_bias")
+"""What a model may give besides features, of which each sample has its own."""
 
 
 def accumulated_backward(
@@ -26,27 +27,29 @@ def accumulated_backward(
 ) -> Tensor:
     """Add the gradient of the loss over all micro-batches to the parameters; returns the detached loss.
 
-    model(*inputs[a]) gives a dict with image_features and text_features [b, D], logit_scale and, if any,
-    logit_bias. segments, text_ids: of the loss; this rank's samples are the micro-batches one after
-    another. The first pass caches features, the loss gives their gradients, the second pass replays each
-    micro-batch with the same random state (dropout) and sends them back (GradCache, arXiv 2101.06983).
+    model(*inputs[a]) gives a dict with features [b, D] by the loss's names and, if any, logit_scale and logit_bias.
+    segments, text_ids: of the loss; this rank's samples are the micro-batches one after another. The first pass caches
+    features, the loss gives their gradients, the second pass replays each micro-batch with the same random state
+    (dropout) and sends them back (GradCache, arXiv 2101.06983); BatchNorm's running statistics see the second alone.
     Scale and bias get their gradient once; open_clip's loop multiplies the scale's by the number of
     micro-batches. Under DDP only the last micro-batch synchronises, with a static graph all.
     """
     cached: list[dict[str, Tensor]] = []
     states = []
-    with torch.no_grad(), autocast():
+    with torch.no_grad(), autocast(), kept_statistics(model):
         for micro_batch in inputs:
             states.append(_random_state(micro_batch))
             cached.append(model(*micro_batch))
     # Or, within a caller's own autocast, older torch's second pass would use weights cast without autograd.
     torch.clear_autocast_cache()
-    leaves = {name: torch.cat([output[name] for output in cached]) for name in _FEATURES}
-    leaves |= {name: cached[-1][name].detach().clone() for name in _SCALARS if cached[-1].get(name) is not None}
+    features = [name for name in cached[-1] if name not in SCALARS]
+    leaves = {name: torch.cat([output[name] for output in cached]) for name in features}
+    leaves |= {name: cached[-1][name].detach().clone() for name in SCALARS if cached[-1].get(name) is not None}
+    options = {} if text_ids is None else {"text_ids": text_ids}
     for leaf in leaves.values():
         leaf.requires_grad_()
     with autocast():
-        value = loss(**leaves, segments=segments, text_ids=text_ids)
+        value = loss(**leaves, segments=segments, **options)
     _scaled(value, scaler).backward()
     start = 0
     for index, (micro_batch, state) in enumerate(zip(inputs, states, strict=True)):
@@ -55,15 +58,30 @@ def accumulated_backward(
         with contextlib.nullcontext() if last else _no_sync(model):
             with autocast():
                 output = model(*micro_batch)
-            stop = start + len(cached[index]["image_features"])
-            gradients = {name: _gradient(leaves[name])[start:stop] for name in _FEATURES}
+            stop = start + len(cached[index][features[0]])
+            gradients = {name: _gradient(leaves[name])[start:stop] for name in features}
             # Zero rather than absent before the last: DDP's static graph wants the same graph every time.
-            gradients |= {name: _gradient(leaf) * last for name, leaf in leaves.items() if name in _SCALARS}
+            gradients |= {name: _gradient(leaf) * last for name, leaf in leaves.items() if name in SCALARS}
             names = [name for name in gradients if output[name].requires_grad]
             if names:
                 torch.autograd.backward([output[name] for name in names], [gradients[name] for name in names])
         start = stop
     return value.detach()
+
+
+@contextlib.contextmanager
+def kept_statistics(model: nn.Module) -> Iterator[None]:
+    """Inside, BatchNorm normalises as it does, but its running statistics stay as they are."""
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+        norm.num_batches_tracked = None if norm.num_batches_tracked is None else norm.num_batches_tracked.clone()
+    try:
+        yield
+    finally:
+        for norm, momentum, count in before:
+            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 def _gradient(leaf: Tensor) -> Tensor:

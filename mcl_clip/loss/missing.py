@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mcl_clip.loss.accumulation import SCALARS
 from mcl_clip.loss.gather import gather_all, gather_with_gradient
 from mcl_clip.plan.segments import SegmentLayout
 
@@ -14,32 +15,24 @@ from mcl_clip.plan.segments import SegmentLayout
 def loss_without(
     missing: Sequence[int],
     loss: nn.Module,
-    image_features: Tensor,
-    text_features: Tensor,
     *,
     segments: SegmentLayout,
     text_ids: Tensor | None = None,
-    **scalars: Any,
+    **output: Any,
 ) -> Tensor:
     """`loss` over the positions of a global batch that are not `missing`, on every rank all of it.
 
-    Arguments as of the loss, which is an `MCLClipLoss` or `MCLSigLipLoss` of any mode. Features of all ranks are
-    gathered with their gradient, so that the mean over ranks has value and gradient of one process. It costs every
-    rank the whole global batch, for the rare step.
+    loss: of this package, in any mode; segments, text_ids and `output`, a model's features and scalars, as it takes
+    them. Features of all ranks are gathered with their gradient, so that the mean over ranks has value and gradient of
+    one process. It costs every rank the whole global batch, for the rare step.
     """
     alone: Any = copy.copy(loss)
     rank_count, alone.rank, alone.world_size = alone.world_size, 0, 1
     present = torch.ones(segments.size, dtype=torch.bool)
     present[list(missing)] = False
-    kept = present.nonzero()[:, 0].to(image_features.device)
-    if rank_count > 1:
-        image_features = gather_with_gradient(image_features, rank_count)
-        text_features = gather_with_gradient(text_features, rank_count)
-        text_ids = None if text_ids is None else gather_all(text_ids, rank_count)
-    return alone(
-        image_features[kept],
-        text_features[kept],
-        segments=segments.without(missing),
-        text_ids=None if text_ids is None else text_ids[kept],
-        **scalars,
-    )
+    scalars = {name: output.pop(name) for name in SCALARS if name in output}
+    kept = present.nonzero()[:, 0]
+    features = {name: gather_with_gradient(each, rank_count)[kept.to(each.device)] for name, each in output.items()}
+    if text_ids is not None:
+        scalars["text_ids"] = gather_all(text_ids, rank_count)[kept.to(text_ids.device)]
+    return alone(**features, **scalars, segments=segments.without(missing))

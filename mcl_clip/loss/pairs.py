@@ -63,9 +63,9 @@ class Pairs:
     rows: [R, D], the anchors at positions [first, first + R) of `layout`; columns: [C, D], of all its positions. ids:
     int64 captions of rows [R] and columns [C], or None; pairs of equal captions that are not positives get a logit of
     minus infinity. wanted: which of `gradients`, those of the sum over all strips with respect to (scale * rows,
-    scale * columns, scale, bias). views: 1, or 2 for features that come in neighbouring pairs, the views of a sample: an
-    anchor's positive is then the other view, and it is no candidate of itself. Without columns these are the rows, as is
-    their gradient.
+    scale * columns, scale, bias). views: 1, or 2 for features that are the views of samples, two neighbours of each: an
+    anchor's positive is then the other view, and it is no candidate of itself. Without columns these are the rows, and
+    both have one gradient.
     """
 
     def __init__(
@@ -180,7 +180,7 @@ class Strip:
         return logits.narrow(2, self.diagonal, logits.shape[1]).diagonal(dim1=1, dim2=2)
 
     def positives(self, logits: Tensor) -> Tensor:
-        """The positives of logits [count, rows, columns], a view: [count, rows], or [count, rows / 2, 2] of two views."""
+        """The positives of logits [count, rows, columns]: a view [count, rows], of two views [count, rows / 2, 2]."""
         if self.views == 1:
             return self.own(logits)
         count, height, _ = logits.shape
