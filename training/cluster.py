@@ -140,7 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
     add("--workers", type=int, default=4, help="decoding processes of each rank (default 4)")
     add("--index", help="where the index of tars goes (default: OUTPUT-source)")
-    add("--mcl-caption-key", "--caption-key", help="take captions from this key of .json, not from .txt")
+    add("--mcl-caption-key", "--caption-key", help="take captions from this key of .json, not from .txt; '': need none")
     add("--mcl-skip-broken", action="store_true", help="leave broken tars out, counted and listed")
     add("--compare", help="clusters of the same data: print the adjusted Rand index with them")
     return parser

@@ -174,7 +174,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--mcl-caption-key",
             "--caption-key",
-            help="take captions from this key of .json, or several, 'a;b', not from .txt",
+            help="take captions from this key of .json, or several, 'a;b', not from .txt; '': samples need no caption",
         )
         command.add_argument(
             "--train-data-upsampling-factors",

@@ -100,7 +100,7 @@ class _Batches(Dataset):
         images: list[torch.Tensor] = []
         captions: list[str] = []
         for row in rows:
-            caption = shard.read_caption(row)
+            caption = shard.read_caption(row) if self.manifest.has_captions else ""
             image = self._image(shard, row) if caption is not None else None
             if caption is not None and image is not None:
                 good.append(row)

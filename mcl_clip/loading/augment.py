@@ -4,7 +4,7 @@ import math
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -35,6 +35,11 @@ class TrainTransform:
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     dtype = torch.uint8
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what it gives."""
+        return (3, *self.size)
+
     def __call__(self, data: bytes, words: np.ndarray) -> tuple[torch.Tensor, bool]:
         image, fast = decode_rgb(data)
         uniforms = (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
@@ -57,6 +62,11 @@ class EvalTransform:
     interpolation: str = "bicubic"
     fill_color: int = 0
     dtype = torch.uint8
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what it gives."""
+        return (3, *self.size)
 
     def __call__(self, data: bytes, words: np.ndarray | None = None) -> tuple[torch.Tensor, bool]:
         image, fast = decode_rgb(data)
@@ -90,6 +100,11 @@ class PilTransform:
     std = (1.0, 1.0, 1.0)
     dtype = torch.float32
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what it gives."""
+        return (3, *self.size)
+
     def __call__(self, data: bytes, words: np.ndarray) -> tuple[torch.Tensor, bool]:
         image = decode_pil(data)
         states = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
@@ -104,7 +119,25 @@ class PilTransform:
             torch.random.set_rng_state(states[2])
 
 
-Transform = TrainTransform | EvalTransform | PilTransform
+class Transform(Protocol):
+    """What reads an image: bytes and a sample's random words to (tensor of `shape`, whether decoded fast)."""
+
+    @property
+    def size(self) -> tuple[int, int]: ...
+
+    @property
+    def mean(self) -> tuple[float, ...]: ...
+
+    @property
+    def std(self) -> tuple[float, ...]: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __call__(self, data: bytes, words: np.ndarray) -> tuple[torch.Tensor, bool]: ...
 
 
 def train_transform(
@@ -116,10 +149,10 @@ def train_transform(
     Like open_clip without timm, only `scale` of the crop counts and the interpolation is bicubic. Colour
     jitter, random gray and timm's augmentations give a `PilTransform`.
     """
-    cfg, aug = _preprocess(preprocess_cfg), _augmentation(aug_cfg)
+    cfg, aug = preprocess_config(preprocess_cfg), _augmentation(aug_cfg)
     if any(getattr(aug, name) for name in _SLOW):
         return pil_train_transform(cfg, aug)
-    return TrainTransform(_pair(cfg.size), tuple(cfg.mean), tuple(cfg.std), scale=tuple(aug.scale))
+    return TrainTransform(size_pair(cfg.size), tuple(cfg.mean), tuple(cfg.std), scale=tuple(aug.scale))
 
 
 def pil_train_transform(
@@ -127,16 +160,16 @@ def pil_train_transform(
     aug_cfg: Mapping[str, Any] | AugmentationCfg | None = None,
 ) -> PilTransform:
     """open_clip's own training transform, on PIL images."""
-    cfg = _preprocess(preprocess_cfg)
+    cfg = preprocess_config(preprocess_cfg)
     transform = image_transform_v2(cfg, is_train=True, aug_cfg=_augmentation(aug_cfg))
-    return PilTransform(transform, _pair(cfg.size))
+    return PilTransform(transform, size_pair(cfg.size))
 
 
 def eval_transform(preprocess_cfg: Mapping[str, Any] | PreprocessCfg) -> EvalTransform:
     """The fast evaluation transform for open_clip's configuration."""
-    cfg = _preprocess(preprocess_cfg)
+    cfg = preprocess_config(preprocess_cfg)
     mode = "bilinear" if cfg.interpolation == "bilinear" else "bicubic"
-    return EvalTransform(_pair(cfg.size), tuple(cfg.mean), tuple(cfg.std), cfg.resize_mode, mode, cfg.fill_color)
+    return EvalTransform(size_pair(cfg.size), tuple(cfg.mean), tuple(cfg.std), cfg.resize_mode, mode, cfg.fill_color)
 
 
 def crop_box(
@@ -175,7 +208,8 @@ def _centre(image, size, fill):
     return image[:, top : top + size[0], left : left + size[1]]
 
 
-def _preprocess(cfg):
+def preprocess_config(cfg: Mapping[str, Any] | PreprocessCfg) -> PreprocessCfg:
+    """open_clip's preprocessing with its defaults filled in."""
     return cfg if isinstance(cfg, PreprocessCfg) else PreprocessCfg(**merge_preprocess_dict(PreprocessCfg(), dict(cfg)))
 
 
@@ -183,5 +217,6 @@ def _augmentation(cfg):
     return cfg if isinstance(cfg, AugmentationCfg) else AugmentationCfg(**(cfg or {}))
 
 
-def _pair(size):
+def size_pair(size: int | tuple[int, ...]) -> tuple[int, int]:
+    """(height, width) of open_clip's image size."""
     return (size, size) if isinstance(size, int) else (int(size[0]), int(size[-1]))

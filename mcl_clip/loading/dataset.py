@@ -37,10 +37,10 @@ class Request(NamedTuple):
 class Samples(NamedTuple):
     """Samples of a request as a worker gives them, or of a micro-batch.
 
-    images [b, 3, H, W], dtype of the transform; texts int64 [b, context]; keys "source shard/key", of what
-    was delivered; faults: (key of the unreadable sample, why); slow: images the fast decoder did not take;
-    missing: which of the b are no sample (nor a picture), because none could be read in its stead; error: what
-    ends the run, for the user.
+    images [b, *shape], shape and dtype of the transform; texts int64 [b, context], of context 0 without a tokenizer; keys
+    "source shard/key", of what was delivered; faults: (key of the unreadable sample, why); slow: images the fast
+    decoder did not take; missing: which of the b are no sample (nor a picture), because none could be read in its
+    stead; error: what ends the run, for the user.
     """
 
     images: torch.Tensor
@@ -55,7 +55,8 @@ class Samples(NamedTuple):
 class ShardDataset(Dataset):
     """Samples of a source, of buckets or of index-only buckets: they differ in nothing but their manifest.
 
-    Keeps no state but files opened for reading. What it gives is a pure function of the request.
+    Keeps no state but files opened for reading. What it gives is a pure function of the request. Without a tokenizer
+    no captions are read.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class ShardDataset(Dataset):
         manifest: Manifest,
         plans: EpochPlans,
         transform: Transform,
-        tokenizer: Tokenizer,
+        tokenizer: Tokenizer | None,
         caption_probs: Sequence[float] | None = None,
     ):
         self.manifest, self.plans, self.caption_probs = manifest, plans, caption_probs
@@ -79,7 +80,7 @@ class ShardDataset(Dataset):
 
     def __getitem__(self, request: Request) -> Samples:
         count = len(request.shard)
-        images = _shared_empty((count, 3, *self.transform.size), self.transform.dtype)
+        images = _shared_empty((count, *self.transform.shape), self.transform.dtype)
         captions: list[str] = []
         keys: list[str] = []
         faults: list[tuple[str, str]] = []
@@ -105,12 +106,14 @@ class ShardDataset(Dataset):
                 slow += not fast
         except UserError as error:  # a worker's exception would reach the user as a traceback
             return Samples(images[:0], torch.empty(0, 0, dtype=torch.int64), [], faults, slow, [], str(error))
-        texts = self.tokenizer(captions).to(torch.int64)
-        return Samples(images, texts, keys, faults, slow, missing, None)
+        texts = torch.empty(count, 0) if self.tokenizer is None else self.tokenizer(captions)
+        return Samples(images, texts.to(torch.int64), keys, faults, slow, missing, None)
 
     def _read(self, shard: int, ordinal: int, words: np.ndarray) -> tuple[torch.Tensor, str, bool]:
         rows: ShardRows = self._open(shard)
-        caption = rows.draw_caption(ordinal, int(words[CAPTION]), self.caption_probs)
+        caption: str | None = ""
+        if self.tokenizer is not None:
+            caption = rows.draw_caption(ordinal, int(words[CAPTION]), self.caption_probs)
         if caption is None:
             raise DecodeError("it has no caption")
         image, fast = self.transform(rows.read_image(ordinal), words[:WORDS])

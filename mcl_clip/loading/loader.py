@@ -1,5 +1,6 @@
 """This rank's part of every global batch, as micro-batches ready for the towers."""
 
+import math
 import signal
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -47,7 +48,7 @@ class GlobalBatchLoader:
         stage: int,
         batch_size: int,
         transform: Transform,
-        tokenizer: Tokenizer,
+        tokenizer: Tokenizer | None = None,
         accum_freq: int = 1,
         rank: int = 0,
         world_size: int = 1,
@@ -79,8 +80,7 @@ class GlobalBatchLoader:
         self.normalize = Normalize(transform.mean, transform.std, dtype, channels_last).to(self.device)
         self.epoch = self.step = 0
         self._transfer = Transfer(self.device)
-        pixels = 3 * transform.size[0] * transform.size[1]
-        self.piece, prefetch = cut(batch_size, pixels * transform.dtype.itemsize, workers)
+        self.piece, prefetch = cut(batch_size, math.prod(transform.shape) * transform.dtype.itemsize, workers)
         self.faults = Faults(max_faults, manifest.num_samples, world_size)
         self._loader = DataLoader(
             ShardDataset(manifest, self.plans, transform, tokenizer, caption_probs),

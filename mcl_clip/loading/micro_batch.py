@@ -11,10 +11,11 @@ from mcl_clip.plan.segments import SegmentLayout
 class MicroBatch:
     """One rank's part of one accumulation step.
 
-    images: uint8 [b, 3, H, W] on the device, which the loader's `normalize` makes into what a tower takes (a
-    `PilTransform` gives floats, normalised already); texts: int64 [b, context], on the device; keys: "source
-    shard/key"; layout: of the WHOLE global batch; step: of the epoch; micro: of the accumulation, from 0; missing:
-    positions of the WHOLE global batch that hold no sample and must not count (see `loss.missing`).
+    images: uint8 [b, 3, H, W] on the device, or two views [b, 2, 3, H, W], which the loader's `normalize` makes into
+    what a tower takes (a `PilTransform` gives floats, normalised already); texts: int64 [b, context], on the device, of
+    context 0 where no captions are read; keys: "source shard/key"; layout: of the WHOLE global batch; step: of the
+    epoch; micro: of the accumulation, from 0; missing: positions of the WHOLE global batch that hold no sample and must
+    not count (see `loss.missing`).
     """
 
     images: Tensor

@@ -5,7 +5,10 @@ from torch import nn
 
 
 class Normalize(nn.Module):
-    """(pixel / 255 - mean) / std per channel: uint8 [b, 3, H, W] to `dtype`; floats pass as they are."""
+    """(pixel / 255 - mean) / std per channel: uint8 [b, 3, H, W] to `dtype`; floats pass as they are.
+
+    Views [b, views, 3, H, W] too.
+    """
 
     scale: torch.Tensor
     shift: torch.Tensor
@@ -25,6 +28,8 @@ class Normalize(nn.Module):
         self.format = torch.channels_last if channels_last else torch.contiguous_format
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if images.ndim == 5:
+            return self(images.flatten(0, 1)).unflatten(0, images.shape[:2])
         if images.dtype == torch.uint8 and images.device.type == "cuda":
             return self.fused(images)
         images = images.contiguous(memory_format=self.format)

@@ -11,6 +11,13 @@ from mcl_clip.shards.tar import BLOCK, TarError, members
 
 NUMBERED = re.compile(r"(?:.*\.)?(\d+)\.txt", re.DOTALL)
 """Of captions beside an image: `.0.txt`, `.1.txt`, ..."""
+NO_CAPTIONS = ""
+"""The caption key of data that is read for its images alone."""
+
+
+def told(caption_key: str | None) -> str:
+    """Where captions come from, in words."""
+    return "nowhere" if caption_key == NO_CAPTIONS else caption_key or ".txt"
 
 
 def caption_keys(caption_key: str) -> list[str]:

@@ -4,6 +4,7 @@ import os
 
 from mcl_clip.errors import UserError
 from mcl_clip.shards.apart import Apart
+from mcl_clip.shards.captions import told
 from mcl_clip.shards.manifest import Manifest
 from mcl_clip.shards.remote import is_remote, remote_size
 from mcl_clip.shards.sources import name_sources
@@ -33,8 +34,8 @@ def check_fresh(
         raise UserError(f"{manifest.directory} holds {manifest.kind}, not an index; choose another directory")
     if manifest.caption_key != caption_key:
         raise UserError(
-            f"{manifest.directory} takes captions from {manifest.caption_key or '.txt'}, not "
-            f"{caption_key or '.txt'} (--mcl-caption-key); {again}"
+            f"{manifest.directory} takes captions from {told(manifest.caption_key)}, not "
+            f"{told(caption_key)} (--mcl-caption-key, --mcl-objective); {again}"
         )
     if manifest.apart != apart:
         raise UserError(

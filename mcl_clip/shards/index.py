@@ -15,6 +15,7 @@ from mcl_clip.artifacts import atomic_path, make_directory
 from mcl_clip.errors import UserError
 from mcl_clip.left_out import Record, add, note
 from mcl_clip.shards.apart import Apart
+from mcl_clip.shards.captions import NO_CAPTIONS
 from mcl_clip.shards.fresh import check_fresh, state_of
 from mcl_clip.shards.manifest import Manifest, tell_left_out, write_manifest
 from mcl_clip.shards.offsets import (
@@ -50,9 +51,9 @@ def index_sources(
     """Index tars (see `sources.expand_sources`) into `output_dir`; the tars are only read.
 
     A finished index of the same tars is reused, also after they were moved; a run that was killed goes on with what
-    is missing. Captions come from `.txt`, or from `caption_key` of `.json`. An epoch takes each sample of a tar as
-    often as `repeats` says of it, by default once, but for those that `apart` sets apart: they are never trained on,
-    and `Manifest.apart` counts them. The ranks of a `world` all call this.
+    is missing. Captions come from `.txt`, or from `caption_key` of `.json`; with `NO_CAPTIONS` samples need none. An
+    epoch takes each sample of a tar as often as `repeats` says of it, by default once, but for those that `apart` sets
+    apart: they are never trained on, and `Manifest.apart` counts them. The ranks of a `world` all call this.
     What cannot be trained on is counted in `Manifest.left_out` and logged. Broken tars (truncated,
     compressed, keys that occur twice, members that leave the directory, unreadable) are all listed in `broken.jsonl`;
     with `skip_broken` they become shards without samples, else the first of them are named by a `UserError`. An index
@@ -101,7 +102,7 @@ class _IndexTar:
             wanted = (path, self.caption_key, *([self.apart] if self.apart else []))
             request = zlib.crc32(repr(wanted).encode())
             state = {"tar_bytes": size, "mtime_ns": mtime_ns, "request_crc32": request}
-            known = _known(target, state)
+            known = _known(target, state, self.caption_key)
             if known:
                 return known
             scan = scan_tar(path, shard, self.caption_key, size, self.apart)
@@ -113,25 +114,25 @@ class _IndexTar:
             return self._broken(shard, state, f"{path} cannot be read ({error.strerror})")
         facts = {**state, "rest_crc32": scan.rest_crc32, "left_out": scan.left_out, "apart": scan.apart}
         write_rows(target, scan.rows, facts)
-        return _facts(scan.rows, facts)
+        return _facts(scan.rows, facts, self.caption_key)
 
     def _broken(self, shard: int, state: dict[str, Any], reason: str) -> dict[str, Any]:
         rows = SCHEMA.empty_table()
         write_rows(offsets_path(self.directory, shard), rows, {})
-        return {**_facts(rows, {**state, "rest_crc32": 0, "left_out": {}}), "broken": reason}
+        return {**_facts(rows, {**state, "rest_crc32": 0, "left_out": {}}, self.caption_key), "broken": reason}
 
 
-def _known(target: Path, state: dict[str, Any]) -> dict[str, Any] | None:
+def _known(target: Path, state: dict[str, Any], caption_key: str | None) -> dict[str, Any] | None:
     """The facts that an interrupted run left about the tar in this state."""
     try:
         table, facts = read_offsets(target)
     except UserError:
         return None
-    return _facts(table, facts) if state.items() <= facts.items() else None
+    return _facts(table, facts, caption_key) if state.items() <= facts.items() else None
 
 
-def _facts(table: pa.Table, facts: dict[str, Any]) -> dict[str, Any]:
-    failed, apart = int(failed_rows(table).sum()), facts.get("apart", 0)
+def _facts(table: pa.Table, facts: dict[str, Any], caption_key: str | None) -> dict[str, Any]:
+    failed, apart = int(failed_rows(table, caption_key != NO_CAPTIONS).sum()), facts.get("apart", 0)
     return {
         "samples": len(table) - failed - apart,
         "apart": apart,
@@ -168,8 +169,9 @@ def _commit(
             "--mcl-fit-share, or choose smaller groups (--mcl-fit-group)"
         )
     if not sum(columns["samples"]):
-        wanted = f".json with {caption_key!r}" if caption_key else ".txt (for captions in .json: --mcl-caption-key)"
-        raise UserError(f"no sample of {paths[0]} and {len(paths) - 1} more has an image and a {wanted}")
+        wanted = f"a .json with {caption_key!r}" if caption_key else "a .txt (for captions in .json: --mcl-caption-key)"
+        wanted = "" if caption_key == NO_CAPTIONS else f" and {wanted}"
+        raise UserError(f"no sample of {paths[0]} and {len(paths) - 1} more has an image{wanted}")
     sources = name_sources(paths)
     write_manifest(
         directory,

@@ -26,6 +26,7 @@ from mcl_clip.artifacts import atomic_path, read_json, sha256_json, write_json
 from mcl_clip.errors import UserError
 from mcl_clip.left_out import Record, line
 from mcl_clip.shards.apart import APART, Apart
+from mcl_clip.shards.captions import NO_CAPTIONS
 from mcl_clip.shards.offsets import content_sha256, offsets_path, read_offsets, rows_sha256
 from mcl_clip.shards.reader import ShardRows, Tars
 from mcl_clip.shards.remote import is_remote
@@ -45,8 +46,8 @@ class Manifest:
     directory: Path. info: `manifest.json`. kind: "source" (shard i is tar i), "buckets" (shard i is tar i of
     the directory) or "index-only" (rows of a shard point into many source tars). hash: SHA-256 of the
     content, wherever it lies. label_paths: of all labels; a source has one, "". caption_key: None for `.txt`
-    captions, else the key in `.json`. made_from: hashes of what the data was made from. left_out: what of the source is
-    not in it (see `mcl_clip.left_out`). apart: by what a source sets `num_apart` samples apart, if it does.
+    captions, the key in `.json`, or `NO_CAPTIONS`. made_from: hashes of what the data was made from. left_out: what of
+    the source is not in it (see `mcl_clip.left_out`). apart: by what a source sets `num_apart` samples apart, if it does.
     """
 
     def __init__(self, directory: Path, info: dict[str, Any]):
@@ -76,6 +77,11 @@ class Manifest:
         if info.get("hash") != _hash_of(info) or info["kind"] not in KINDS:
             raise UserError(f"{path} was changed after it was made; make it again")
         return cls(directory, info)
+
+    @property
+    def has_captions(self) -> bool:
+        """Whether every sample has a caption; else the data was indexed for its images alone."""
+        return self.caption_key != NO_CAPTIONS
 
     @property
     def shard_names(self) -> list[str]:

@@ -39,9 +39,10 @@ def offsets_path(directory: str | os.PathLike, shard: int) -> Path:
     return Path(directory) / "offsets" / f"{shard:08d}.arrow"
 
 
-def failed_rows(table: pa.Table) -> np.ndarray:
-    """bool [rows]: samples that lack an image or a caption."""
-    return (column(table, "image_size") == 0) | (column(table, "caption_size") == 0)
+def failed_rows(table: pa.Table, needs_captions: bool = True) -> np.ndarray:
+    """bool [rows]: samples that lack an image, or a caption where it is needed."""
+    failed = column(table, "image_size") == 0
+    return failed | (column(table, "caption_size") == 0) if needs_captions else failed
 
 
 def column(table: pa.Table, name: str) -> np.ndarray:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from mcl_clip.errors import UserError
 from mcl_clip.left_out import FIRST, Record, note
 from mcl_clip.shards.apart import APART, UNGROUPED, Apart
-from mcl_clip.shards.captions import NUMBERED, first_caption, read_captions
+from mcl_clip.shards.captions import NO_CAPTIONS, NUMBERED, first_caption, read_captions
 from mcl_clip.shards.grouping import Sample, samples
 from mcl_clip.shards.kinds import mend
 from mcl_clip.shards.offsets import IMAGE_EXTENSIONS, SCHEMA, failed_rows
@@ -34,6 +34,8 @@ def scan_tar(
     path: str, tar: int = 0, caption_key: str | None = None, size: int | None = None, apart: Apart | None = None
 ) -> Scan:
     """Scan one tar; `tar` is its index among the manifest's tars, `size` what is known of a remote one.
+
+    Captions are in `.txt`, under `caption_key` of `.json`, or with `NO_CAPTIONS` not looked for.
 
     Raises `UserError` that names the file.
     """
@@ -69,7 +71,8 @@ def _scan(buffer: Any, tar: int, caption_key: str | None, apart: Apart | None) -
     strays: list[str] = []
     set_apart: list[int] = []
     rest = at = 0
-    caption_extension = "txt" if caption_key is None else "json"
+    needs_captions = caption_key != NO_CAPTIONS
+    caption_extension = "json" if caption_key else "txt"
     for sample in samples(buffer, caption_extension, strays):
         if sample.key in seen:
             raise TarError(f"key {sample.key!r} occurs twice, or its members are not adjacent")
@@ -79,10 +82,10 @@ def _scan(buffer: Any, tar: int, caption_key: str | None, apart: Apart | None) -
         by_extension = dict(zip(sample.extensions, sample.members, strict=True))
         code = next((code for code, name in enumerate(IMAGE_EXTENSIONS) if name in by_extension), -1)
         image = by_extension[IMAGE_EXTENSIONS[code]] if code >= 0 else None
-        caption = _caption(sample, caption_extension)
+        caption = _caption(sample, caption_extension) if needs_captions else None
         text = first_caption(read_captions(bytes(buffer[slice(*caption)]), caption_key)) if caption else None
         first, last = caption if caption and text else (0, 0)
-        if not (image and image.size and last):
+        if not (image and image.size and (last or not needs_captions)):
             note(left_out, _reason(sample, image, caption, caption_key), [sample.key])
         elif apart and text:
             record = by_extension.get("json") if apart.key else None
@@ -106,7 +109,7 @@ def _scan(buffer: Any, tar: int, caption_key: str | None, apart: Apart | None) -
     rest = zlib.crc32(buffer[at:], rest)
     rows["tar"] = [tar] * len(rows["key"])
     table = pa.table(rows, SCHEMA)
-    place = 2 * failed_rows(table)
+    place = 2 * failed_rows(table, needs_captions)
     place[set_apart] = 1
     if place.any():
         table = table.take(np.argsort(place, kind="stable"))

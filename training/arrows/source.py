@@ -8,6 +8,7 @@ from mcl_clip.packing.open import Wanted, open_source
 from mcl_clip.packing.rows import Source
 from mcl_clip.packing.synthetic import SyntheticRows
 from mcl_clip.shards.apart import Apart
+from mcl_clip.shards.captions import told
 from mcl_clip.shards.index import index_sources
 from mcl_clip.shards.kinds import kind_of
 from mcl_clip.shards.manifest import Manifest, tell_left_out
@@ -55,7 +56,7 @@ def open_or_index(
     if caption_key and caption_key != manifest.caption_key:
         raise UserError(
             f"--mcl-caption-key {caption_key} is for tars, but {flag} {ready} is indexed already, with captions from "
-            f"{manifest.caption_key or '.txt'}; leave it out, or index the tars anew with it"
+            f"{told(manifest.caption_key)}; leave it out, or index the tars anew with it"
         )
     if factors:
         raise UserError(

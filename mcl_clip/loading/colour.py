@@ -1,0 +1,66 @@
+"""Colour changes as of torchvision's ColorJitter, on float arrays [3, H, W] of 0 to 255, which they may change."""
+
+from itertools import permutations
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+ORDERS = tuple(permutations(range(4)))
+_WEIGHTS = np.array([0.2989, 0.587, 0.114], np.float32)  # torchvision's
+
+
+def gray(image: np.ndarray) -> np.ndarray:
+    """[H, W], the luma."""
+    return np.tensordot(_WEIGHTS, image, 1)
+
+
+def jitter(image: np.ndarray, factors: tuple[float, float, float, float], order: tuple[int, ...]) -> np.ndarray:
+    """Brightness, contrast, saturation and hue by their factors, in an order of these four; hue in turns."""
+    changes = (_brighten, _contrast, _saturate, shift_hue)
+    for which in order:
+        image = changes[which](image, factors[which])
+    return image
+
+
+def shift_hue(image: np.ndarray, turns: float) -> np.ndarray:
+    """The hue of HSV turned by -1/2 to 1/2."""
+    red, green, blue = image
+    value = image.max(0)
+    chroma = value - image.min(0)
+    divisor = np.where(chroma == 0, np.float32(1), chroma)
+    hue = np.where(
+        value == red,
+        (green - blue) / divisor,
+        np.where(value == green, 2 + (blue - red) / divisor, 4 + (red - green) / divisor),
+    )
+    hue += np.float32(6 * turns)
+    hue += 6 * (hue < 0)
+    hue -= 6 * (hue >= 6)
+    base = value - chroma
+    shares = (np.abs(hue - 3) - 1, 2 - np.abs(hue - 2), 2 - np.abs(hue - 4))
+    return np.stack([base + chroma * share.clip(0, 1) for share in shares])
+
+
+def blur(image: np.ndarray, sigma: float) -> np.ndarray:
+    """Pillow's Gaussian blur of uint8 [3, H, W], as lightly uses it."""
+    blurred = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0))).filter(ImageFilter.GaussianBlur(sigma))
+    return np.asarray(blurred).transpose(2, 0, 1)
+
+
+def _brighten(image: np.ndarray, factor: float) -> np.ndarray:
+    image *= np.float32(factor)
+    return image.clip(0, 255, out=image)
+
+
+def _contrast(image: np.ndarray, factor: float) -> np.ndarray:
+    mean = gray(image).mean() * np.float32(1 - factor)
+    image *= np.float32(factor)
+    image += mean
+    return image.clip(0, 255, out=image)
+
+
+def _saturate(image: np.ndarray, factor: float) -> np.ndarray:
+    luma = gray(image) * np.float32(1 - factor)
+    image *= np.float32(factor)
+    image += luma
+    return image.clip(0, 255, out=image)
