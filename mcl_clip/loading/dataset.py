@@ -37,8 +37,8 @@ class Request(NamedTuple):
 class Samples(NamedTuple):
     """Samples of a request as a worker gives them, or of a micro-batch.
 
-    images [b, *shape], shape and dtype of the transform; texts int64 [b, context], of context 0 without a tokenizer; keys
-    "source shard/key", of what was delivered; faults: (key of the unreadable sample, why); slow: images the fast
+    images [b, *shape], shape and dtype of the transform; texts int64 [b, context], of context 0 without a tokenizer;
+    keys "source shard/key", of what was delivered; faults: (key of the unreadable sample, why); slow: images the fast
     decoder did not take; missing: which of the b are no sample (nor a picture), because none could be read in its
     stead; error: what ends the run, for the user.
     """
