@@ -96,7 +96,7 @@ def views_transform(preprocess_cfg: Mapping[str, Any], augmentations: Augmentati
 def _uniforms(word: np.uint64, view: int) -> np.ndarray:
     """Numbers in [0, 1) of one view."""
     count = WORDS + 10
-    words = mix(mix(word + np.uint64(view + 1))[None] + np.arange(count, dtype=np.uint64))
+    words = mix(mix(np.array([view + 1], np.uint64) + word) + np.arange(count, dtype=np.uint64))
     return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 

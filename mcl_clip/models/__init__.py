@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from mcl_clip.models import small_stem as small_stem
 from mcl_clip.models import tiny_conv as tiny_conv
 from mcl_clip.openclip.configs import add_model_config
 

@@ -14,6 +14,14 @@ from torch import nn
 
 from mcl_clip.artifacts import atomic_directory, read_json, sha256_file, sha256_json, write_json
 from mcl_clip.errors import UserError
+from mcl_clip.models.image_model import ImageModel
+from mcl_clip.models.image_stage import (
+    PROJECTION_NAME,
+    TIMM_CONFIG_NAME,
+    is_image_stage,
+    load_image_stage,
+    save_image_stage,
+)
 from mcl_clip.openclip.models import TEXT_FOLDER, create_model
 from mcl_clip.openclip.tokenizers import HFTokenizer
 from mcl_clip.openclip.towers import QuickGELU
@@ -35,6 +43,7 @@ def save_stage_model(
 ) -> None:
     """Write an open_clip model as `open_clip_config.json` and `open_clip_model.safetensors`, atomically.
 
+    (A model of images alone as `image_stage` has it.)
     `open_clip.create_model_and_transforms("local-dir:DIRECTORY")` loads it. `model_cfg` is open_clip's
     configuration of the architecture; what the weights need besides (see `complete_model_cfg`) is added.
     `extra` is kept under `mcl_clip` in the configuration. `tokenizer` is an open_clip tokenizer; one from
@@ -44,6 +53,8 @@ def save_stage_model(
     """
     stored_cfg = complete_model_cfg(model, model_cfg)
     config = {"model_cfg": stored_cfg, "preprocess_cfg": dict(preprocess_cfg), "mcl_clip": dict(extra or {})}
+    if isinstance(model, ImageModel):
+        return save_image_stage(model, directory, config)
     with atomic_directory(directory) as temporary:
         save_file(storable_state(model), temporary / WEIGHTS_NAME)
         if model_cfg["text_cfg"].get("hf_tokenizer_name"):
@@ -55,12 +66,15 @@ def save_stage_model(
 def load_stage_model(
     directory: str | os.PathLike, device: str | torch.device = "cpu", precision: str = "fp32"
 ) -> tuple[nn.Module, Any, Any]:
-    """Load a stage directory as (model in eval mode, preprocess for evaluation, tokenizer).
+    """Load a stage directory as (model in eval mode, preprocess for evaluation, tokenizer or None).
 
     `precision` is open_clip's. Raises `UserError` when the directory is not a whole open_clip model. The
     global random state is left as it was, although open_clip draws initial weights before it loads.
     """
     config = read_stage_config(directory)
+    if is_image_stage(directory):
+        images: Any = load_image_stage(directory, device, precision)
+        return images, image_transform_v2(PreprocessCfg(**images.visual.preprocess_cfg), is_train=False), None
     weights = stage_weights(directory)
     try:
         with torch.random.fork_rng(devices=[]):
@@ -82,7 +96,8 @@ def load_stage_model(
 def model_hash(directory: str | os.PathLike) -> str:
     """SHA-256 of what a stage model computes: its architecture, its preprocessing and its weights' bytes."""
     config = read_stage_config(directory)
-    return sha256_json([config["model_cfg"], config.get("preprocess_cfg", {}), sha256_file(stage_weights(directory))])
+    files = [stage_weights(directory), *([head] if (head := Path(directory) / PROJECTION_NAME).is_file() else [])]
+    return sha256_json([config["model_cfg"], config.get("preprocess_cfg", {}), *map(sha256_file, files)])
 
 
 def complete_model_cfg(model: Any, model_cfg: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,6 +108,8 @@ def complete_model_cfg(model: Any, model_cfg: Mapping[str, Any]) -> dict[str, An
     become places beside the configuration: `text` and `.`, for Hugging Face's text tower and tokenizer.
     """
     config = copy.deepcopy(dict(model_cfg))
+    if isinstance(model, ImageModel):
+        return config
     vision, text = config["vision_cfg"], config["text_cfg"]
     config["quick_gelu"] = any(isinstance(module, QuickGELU) for module in model.modules())
     if hasattr(model, "text"):
@@ -150,9 +167,16 @@ def save_text_config(model: Any, text_cfg: Mapping[str, Any], directory: Path) -
         write_json(directory / TEXT_FOLDER / "config.json", config)
 
 
+def is_stage(directory: str | os.PathLike) -> bool:
+    """Whether a directory has the configuration of a stage's model."""
+    return (Path(directory) / CONFIG_NAME).is_file() or is_image_stage(directory)
+
+
 def read_stage_config(directory: str | os.PathLike) -> dict[str, Any]:
-    """The whole `open_clip_config.json` of a stage directory; `UserError` when it is not one."""
+    """The whole configuration of a stage directory, open_clip's or of images alone; `UserError` when it is not one."""
     path = Path(directory) / CONFIG_NAME
+    if not path.is_file() and is_image_stage(directory):
+        return read_json(Path(directory) / TIMM_CONFIG_NAME)
     if not path.is_file():
         raise UserError(f"{directory} is not a stage directory: it has no {CONFIG_NAME}")
     config = read_json(path)

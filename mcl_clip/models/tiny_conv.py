@@ -7,7 +7,7 @@ evaluation agree.
 
 from typing import Any
 
-from timm.models import generate_default_cfgs, register_model
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 IMAGE_SIZE = 32
@@ -80,10 +80,6 @@ default_cfgs = generate_default_cfgs(
 
 
 @register_model
-def mcl_tiny_conv(pretrained: bool = False, pretrained_cfg: Any = None, **kwargs: Any) -> TinyConv:
+def mcl_tiny_conv(pretrained: bool = False, **kwargs: Any) -> TinyConv:
     """The tower by its timm name; it has no pretrained weights."""
-    for name in ("pretrained_cfg_overlay", "cache_dir"):
-        kwargs.pop(name, None)
-    model = TinyConv(**kwargs)
-    model.default_cfg = model.pretrained_cfg = default_cfgs["mcl_tiny_conv"].default.to_dict()
-    return model
+    return build_model_with_cfg(TinyConv, "mcl_tiny_conv", pretrained, **kwargs)

@@ -31,7 +31,7 @@ def image_layers(model: Any) -> list[Layer] | None:
         stem = (visual.conv1, visual.bn1, visual.conv2, visual.bn2, visual.conv3, visual.bn3)
         stages = (visual.layer1, visual.layer2, visual.layer3, visual.layer4)
         return [stem, *([stage] for stage in stages), [visual.attnpool]]
-    if type(visual) is TimmModel and hasattr(visual.trunk, "group_matcher"):
+    if isinstance(visual, TimmModel) and hasattr(visual.trunk, "group_matcher"):
         by_depth = group_parameters(visual.trunk, visual.trunk.group_matcher())
         layers: list[Layer] = [[visual.trunk.get_parameter(n) for n in by_depth[depth]] for depth in sorted(by_depth)]
         return [*layers, [visual.head]] if _has_parameters(visual.head) else layers

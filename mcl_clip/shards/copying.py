@@ -86,9 +86,10 @@ class WriteShard:
             try:
                 chunks, moved, frame = rewrite(sample, old_keys[row], keys[row])
                 for name, offsets in old.items():
-                    new[name].append(at + moved[offsets[row] - start])
+                    # A sample of data that needs no captions has none, at 0.
+                    new[name].append(at + moved[offsets[row] - start] if offsets[row] else 0)
                 end = old["caption"][row] - start + caption_sizes[row]
-                new["captions"].append(at + moved[end] - new["caption"][-1])
+                new["captions"].append(at + moved[end] - new["caption"][-1] if caption_sizes[row] else 0)
             except (TarError, KeyError):
                 raise UserError(
                     f"{self.source.tars.paths[tar]} changed after it was indexed, at sample "
