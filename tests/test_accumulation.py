@@ -265,7 +265,8 @@ def test_two_views_accumulate_to_the_gradient_of_all_at_once(count):
                     (("first_views", 0.0), ("second_views", 0.1))}  # fmt: skip
 
     images = samples()[0]
-    whole, parts = Views(), Views()
+    whole = Views()
+    parts = copy.deepcopy(whole)
     expected = at_once(whole, MCLNTXentLoss(), [images], segments=LAYOUT)
     value = accumulated_backward(parts, MCLNTXentLoss(), [(each,) for each in images.chunk(count)], segments=LAYOUT)
     torch.testing.assert_close(value, expected)

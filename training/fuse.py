@@ -14,12 +14,14 @@ from mcl_clip.errors import UserError, exit_on_user_error
 from mcl_clip.fusion.combine import FUSIONS
 from mcl_clip.fusion.files import extract_stage, public, save_fused
 from mcl_clip.fusion.fit_pairs import fit_fusion, told
+from mcl_clip.fusion.fused_images import FusedImages
 from mcl_clip.fusion.fused_model import FusedCLIP
 from mcl_clip.fusion.load import fuse
 from mcl_clip.fusion.output import check_output
 from mcl_clip.help_text import with_examples
 from mcl_clip.launch import one_process
-from mcl_clip.models.stage_model import CONFIG_NAME, model_hash
+from mcl_clip.models.image_model import OUTPUTS
+from mcl_clip.models.stage_model import is_stage, model_hash
 from training.arrows.source import open_or_index
 from training.ranks import Ranks
 from training.run_directory import began_anew
@@ -42,6 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
         pretrained=options.pretrained,
         architecture=options.model,
         quick_gelu=options.force_quick_gelu,
+        output=options.on,
     )
     if options.select is not None:
         model = model.subset(options.select)
@@ -54,16 +57,22 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{options.output}: {model.num_stages} stages for open_clip, stage_N/model each")
         return 0
     if options.fusion == "fitted":
-        model = _fitted(model, options)
-    model = model.collapse() if options.collapse else model
+        model = _fitted(_with_texts(model, "--fusion fitted"), options)
+    if options.collapse:
+        model = _with_texts(model, "--collapse").collapse()
     save_fused(model, options.output)
-    image, text = model.sharing["image"], model.sharing["text"]
+    blocks = (f"{each['steps']} of {each['separate']} for {tower}s" for tower, each in model.sharing.items())
     print(
         f"{options.output}: {model.num_stages} stages, embedding size {model.visual.output_dim}; "
-        f"blocks that run: {image['steps']} of {image['separate']} for images, "
-        f"{text['steps']} of {text['separate']} for texts"
+        f"blocks that run: {', '.join(blocks)}"
     )
     return 0
+
+
+def _with_texts(model: FusedImages, flag: str) -> FusedCLIP:
+    if not isinstance(model, FusedCLIP):
+        raise UserError(f"{flag} is for stages with a text tower; these embed images alone")
+    return model
 
 
 def _check_fit(options: argparse.Namespace) -> None:
@@ -119,7 +128,7 @@ def _clusters(options: argparse.Namespace) -> list[Clusters | None]:
     """
     found: list[Clusters | None] = []
     for source in map(Path, options.stages):
-        models = [folder for folder in (source / "model", source) if (folder / CONFIG_NAME).is_file()]
+        models = [folder for folder in (source / "model", source) if is_stage(folder)]
         if not models:
             return []
         place = models[0].parent / "clusters"
@@ -175,6 +184,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="for fitted: which pairs, and their clusters (default 0)")
     add("--weights", type=float, nargs="+", help="one a stage, for mean-cosine")
     add("--select", type=int, nargs="+", help="fuse only these stages, in this order, counted from 0")
+    add("--on", choices=OUTPUTS, help="of stages of images alone: fuse the backbone's features, or the projections")
     add("--collapse", action="store_true", help="one stage's embedding size; needs a shared text tower")
     add("--split", action="store_true", help="instead write each stage as OUTPUT/stage_N/model for open_clip")
     add("--model", help="open_clip's name of the architecture of checkpoint files")

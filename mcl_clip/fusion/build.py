@@ -11,11 +11,15 @@ import open_clip
 import torch
 
 from mcl_clip.errors import UserError
+from mcl_clip.models.image_model import is_image_model
+from mcl_clip.models.image_stage import build_image_model, is_image_stage, placed
 from mcl_clip.openclip.models import create_model
 
 
 def open_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a stage's folder; `UserError` when open_clip cannot load it."""
+    """The tokenizer of a stage's folder, None for images alone; `UserError` when open_clip cannot load it."""
+    if is_image_stage(folder):
+        return None
     try:
         return open_clip.get_tokenizer(f"local-dir:{folder}")
     except Exception as error:
@@ -29,8 +33,10 @@ def build_untrained(folder: Path, config: Mapping[str, Any], precision: str, tem
     if key not in templates:
         try:
             with torch.random.fork_rng(devices=[]), _silent_factory():
-                name = f"local-dir:{folder}"
-                templates[key] = create_model(name, precision=precision, load_weights=False)
+                if is_image_model(config):
+                    templates[key] = placed(build_image_model(config), "cpu", precision).eval()
+                else:
+                    templates[key] = create_model(f"local-dir:{folder}", precision=precision, load_weights=False)
         except Exception as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"{folder} does not describe a model that open_clip can build ({reason})") from None

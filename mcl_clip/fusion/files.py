@@ -2,7 +2,8 @@
 
 mcl_config.json                     format, fusion, which stage's tensor each stage uses, card
 model.safetensors                   "STAGE/NAME" for each tensor that an earlier stage does not have; the logit scale
-stages/STAGE/open_clip_config.json  open_clip's configuration of that stage (tokenizer files beside stage 0's)
+stages/STAGE/open_clip_config.json  open_clip's configuration of that stage (tokenizer files beside stage 0's);
+                                    of images alone timm's config.json
 README.md                           the model card
 """
 
@@ -19,10 +20,13 @@ from mcl_clip.artifacts import atomic_directory, read_json, sha256_file, write_j
 from mcl_clip.errors import UserError
 from mcl_clip.fusion.build import build_untrained, open_tokenizer
 from mcl_clip.fusion.card import card_text
-from mcl_clip.fusion.fused_model import FusedCLIP
+from mcl_clip.fusion.fused_images import FusedImages
+from mcl_clip.fusion.fused_model import fuse_opened
 from mcl_clip.fusion.output import MCL_CONFIG_NAME, check_output
 from mcl_clip.fusion.shared_blocks import identical
 from mcl_clip.fusion.stages import Stage
+from mcl_clip.models.image_model import is_image_model
+from mcl_clip.models.image_stage import TIMM_CONFIG_NAME
 from mcl_clip.models.stage_model import (
     CONFIG_NAME,
     complete_model_cfg,
@@ -38,7 +42,7 @@ FUSED_WEIGHTS_NAME = "model.safetensors"
 _LOW_PRECISIONS = ("fp16", "bf16", "pure_fp16", "pure_bf16")
 
 
-def save_fused(model: FusedCLIP, directory: str | os.PathLike, card: Mapping[str, Any] | None = None) -> None:
+def save_fused(model: FusedImages, directory: str | os.PathLike, card: Mapping[str, Any] | None = None) -> None:
     """Write a fused model, atomically; `load_fused` gives it back bit for bit.
 
     `card` (see `card_text`) replaces the model's own. Raises `UserError` when a tokenizer cannot be stored, or
@@ -60,11 +64,7 @@ def save_fused(model: FusedCLIP, directory: str | os.PathLike, card: Mapping[str
         for number, stage in enumerate(model.stage_info):
             folder = temporary / "stages" / str(number)
             folder.mkdir(parents=True)
-            model_cfg = complete_model_cfg(stage.model, stage.config["model_cfg"])
-            write_json(folder / CONFIG_NAME, stage.config | {"model_cfg": model_cfg})
-            save_text_config(stage.model, model_cfg["text_cfg"], folder)
-            if number == 0 and model_cfg["text_cfg"].get("hf_tokenizer_name"):
-                save_tokenizer(stage.tokenizer, model_cfg["text_cfg"], folder)
+            _save_stage(stage, folder, with_tokenizer=number == 0)
         config = {
             "format": FORMAT,
             "version": VERSION,
@@ -86,7 +86,21 @@ def save_fused(model: FusedCLIP, directory: str | os.PathLike, card: Mapping[str
         write_json(temporary / MCL_CONFIG_NAME, config)
 
 
-def load_fused(directory: str | os.PathLike, device: str | torch.device = "cpu", precision: str = "fp32") -> FusedCLIP:
+def _save_stage(stage: Stage, folder: Path, with_tokenizer: bool) -> None:
+    """What a stage is built from again, but for its weights."""
+    model_cfg = complete_model_cfg(stage.model, stage.config["model_cfg"])
+    if is_image_model(stage.config):
+        write_json(folder / TIMM_CONFIG_NAME, stage.config)
+        return
+    write_json(folder / CONFIG_NAME, stage.config | {"model_cfg": model_cfg})
+    save_text_config(stage.model, model_cfg["text_cfg"], folder)
+    if with_tokenizer and model_cfg["text_cfg"].get("hf_tokenizer_name"):
+        save_tokenizer(stage.tokenizer, model_cfg["text_cfg"], folder)
+
+
+def load_fused(
+    directory: str | os.PathLike, device: str | torch.device = "cpu", precision: str = "fp32"
+) -> FusedImages:
     """Load what `save_fused` wrote, in evaluation mode; no file in it can run code.
 
     Raises `UserError` when the directory is foreign, of a newer version, truncated or altered.
@@ -111,7 +125,7 @@ def load_fused(directory: str | os.PathLike, device: str | torch.device = "cpu",
         tokenizer = stages[0].tokenizer if stages else open_tokenizer(folder)
         stages.append(Stage(model, stage_config, tokenizer, str(entry.get("source", ""))))
     try:
-        fused = FusedCLIP(
+        fused = fuse_opened(
             stages, config["fusion"], config["weights"], config["card"], collapsed=bool(config["collapsed"])
         )
         for name in set(_logit_names(fused)) & tensors.keys():
@@ -125,7 +139,7 @@ def load_fused(directory: str | os.PathLike, device: str | torch.device = "cpu",
     return fused.to(device)
 
 
-def extract_stage(model: FusedCLIP, number: int, directory: str | os.PathLike) -> None:
+def extract_stage(model: FusedImages, number: int, directory: str | os.PathLike) -> None:
     """Write one stage of a fused model as a directory that open_clip loads."""
     stage = model.stage_info[number]
     config = stage.config
@@ -195,8 +209,8 @@ def _owners(states: list[dict[str, torch.Tensor]], number: int) -> dict[str, int
     }
 
 
-def _logit_names(model: FusedCLIP) -> list[str]:
-    return ["logit_scale"] if model.logit_bias is None else ["logit_scale", "logit_bias"]
+def _logit_names(model: FusedImages) -> list[str]:
+    return [name for name in ("logit_scale", "logit_bias") if getattr(model, name, None) is not None]
 
 
 def public(source: str) -> str:

@@ -12,9 +12,10 @@ from torch import nn
 
 from mcl_clip.errors import UserError
 from mcl_clip.fusion.files import is_fused, load_fused
-from mcl_clip.fusion.fused_model import FusedCLIP
+from mcl_clip.fusion.fused_images import FusedImages
+from mcl_clip.fusion.fused_model import fuse_opened
 from mcl_clip.fusion.output import MCL_CONFIG_NAME
-from mcl_clip.fusion.stages import Stage
+from mcl_clip.fusion.stages import Stage, giving
 from mcl_clip.fusion.take_over import open_stage
 from mcl_clip.models.stage_model import CONFIG_NAME
 
@@ -45,7 +46,7 @@ def load(
         preprocess, tokenizer = model.preprocess, model.tokenizer
     else:
         stages = open_stages(sources, pretrained, device=device, precision=precision)
-        model = stages[0].model if len(stages) == 1 else FusedCLIP(stages, fusion).to(device)
+        model = stages[0].model if len(stages) == 1 else fuse_opened(stages, fusion).to(device)
         preprocess, tokenizer = stages[0].preprocess, stages[0].tokenizer
     model.precision = precision
     return model, preprocess, tokenizer
@@ -67,11 +68,15 @@ def fuse(
     fusion: str = "concat",
     weights: Sequence[float] | None = None,
     card: dict[str, Any] | None = None,
+    output: str | None = None,
     **options: Any,
-) -> FusedCLIP:
+) -> FusedImages:
     """Fuse stages in the given order; a fused directory stands for all its stages. `options`: see
-    `open_stages`."""
-    return FusedCLIP(open_stages(sources, **options), fusion, weights, card)
+    `open_stages`. output: of stages of images alone, which embedding is fused, "features" or "projection"."""
+    stages = open_stages(sources, **options)
+    if output is not None:
+        stages = [giving(stage, output) for stage in stages]
+    return fuse_opened(stages, fusion, weights, card)
 
 
 def open_stages(

@@ -1,13 +1,14 @@
 """The stages that a fused model is made of, and what they must have in common."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from mcl_clip.errors import UserError
 from mcl_clip.fusion.tower_steps import reads
+from mcl_clip.models.image_model import is_image_model, with_output
 from mcl_clip.openclip.transforms import PreprocessCfg, image_transform_v2
 
 # Short, long, empty, digits, punctuation, accents, other scripts: tokenizers that agree on these are one.
@@ -22,8 +23,7 @@ _PROBES = (
 
 @dataclass(frozen=True)
 class Stage:
-    """One open_clip model with `config` (its open_clip_config.json), its tokenizer, and where it came
-    from."""
+    """One open_clip model, or one of images alone, with its `config`, its tokenizer if any, and where it came from."""
 
     model: Any
     config: dict[str, Any]
@@ -44,6 +44,14 @@ class Stage:
         return image_transform_v2(PreprocessCfg(**self.model.visual.preprocess_cfg), is_train=False)
 
 
+def giving(stage: Stage, output: str) -> Stage:
+    """A stage of images alone whose embedding is its "features" or its "projection"; `UserError` for another."""
+    if not is_image_model(stage.config):
+        raise UserError(f"{stage.source or 'the stage'} embeds texts too: it has no {output} to choose")
+    stage.model.output = output
+    return replace(stage, config=with_output(stage.config, output))
+
+
 def check_stages(stages: Sequence[Stage]) -> None:
     """`UserError` when no single image and no single token sequence can serve all stages.
 
@@ -54,6 +62,8 @@ def check_stages(stages: Sequence[Stage]) -> None:
     first = stages[0]
     for number, stage in enumerate(stages[1:], start=1):
         who = f"stage {number} ({stage.source})" if stage.source else f"stage {number}"
+        if is_image_model(stage.config) != is_image_model(first.config):
+            raise UserError(f"{who} and stage 0 differ in form: one embeds images alone, the other texts too")
         for key in ("size", "mode", "interpolation", "resize_mode", "fill_color"):
             if (ours := stage.preprocess_cfg[key]) != (theirs := first.preprocess_cfg[key]):
                 raise UserError(

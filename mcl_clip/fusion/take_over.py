@@ -16,7 +16,9 @@ from mcl_clip.errors import UserError
 from mcl_clip.fusion.stages import Stage
 from mcl_clip.models.checkpoints import checkpoint_configuration
 from mcl_clip.models.described import check_configuration, described_directory
-from mcl_clip.models.stage_model import CONFIG_NAME, complete_model_cfg, load_stage_model, read_stage_config
+from mcl_clip.models.image_model import is_image_model
+from mcl_clip.models.image_stage import build_image_model, placed
+from mcl_clip.models.stage_model import CONFIG_NAME, complete_model_cfg, is_stage, load_stage_model, read_stage_config
 from mcl_clip.models.weights import read_weights
 from mcl_clip.openclip.configs import get_model_config, list_models
 from mcl_clip.openclip.downloads import get_pretrained_cfg, list_pretrained_tags_by_model
@@ -43,7 +45,7 @@ def open_stage(
     """
     path = Path(source)
     for directory in (path, path / "model"):
-        if (directory / CONFIG_NAME).is_file():
+        if is_stage(directory):
             return _stage_of(directory, str(source), device, precision)
     if path.is_dir():
         inside = next((name for name in ("fused", "stage_0") if (path / name).is_dir()), None)
@@ -73,6 +75,11 @@ def _stage_of(directory: Path, source: str, device: str | torch.device, precisio
 def _stage_of_checkpoint(path: Path, config: dict[str, Any], device: str | torch.device, precision: str) -> Stage:
     """The model of an unfinished run, as the run's own configuration has it."""
     state = read_weights(path)
+    if is_image_model(config):
+        images = placed(build_image_model(config), device, precision)
+        with _failures_in_words(str(path)):
+            images.load_state_dict(state)
+        return Stage(images.eval(), config, None, str(path))
     with _failures_in_words(str(path)), torch.random.fork_rng(devices=[]), TemporaryDirectory() as folder:
         write_json(Path(folder) / CONFIG_NAME, config)
         name = f"local-dir:{folder}"

@@ -13,18 +13,13 @@ import torch
 from timm.models.vision_transformer import VisionTransformer as TimmVisionTransformer
 from torch import Tensor, nn
 
+from mcl_clip.models.image_model import ImageModel, ImageTower
+from mcl_clip.openclip import towers
 from mcl_clip.openclip.models import CLIP, CustomTextCLIP
-from mcl_clip.openclip.towers import (
-    ModifiedResNet,
-    TextTransformer,
-    TimmModel,
-    VisionTransformer,
-    is_plain,
-    text_global_pool,
-)
+from mcl_clip.openclip.towers import ModifiedResNet, TextTransformer, TimmModel, VisionTransformer, is_plain
 
-# What calling modules in an order that is not theirs may raise.
 _NO_SEQUENCE = (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
+"""What calling modules in an order that is not theirs may raise."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +41,13 @@ def image_steps(model: Any, split: bool = True) -> list[Step]:
     `split`."""
     visual = model.visual
     whole = [Step(partial(_encode_image, model), (visual,))]
-    if not split or type(model) not in (CLIP, CustomTextCLIP):
-        return whole
-    return _taken_apart(lambda: _image_steps(visual), whole)
+    head: list[Step] = []
+    if type(model) is ImageModel:
+        whole = [Step(visual, (visual,))]
+        head = [Step(model.projection, (model.projection,))] if model.output == "projection" else []
+    elif type(model) not in (CLIP, CustomTextCLIP):
+        split = False
+    return [*(_taken_apart(lambda: _image_steps(visual), whole) if split else whole), *head]
 
 
 @torch.no_grad()
@@ -86,7 +85,7 @@ def _image_steps(visual: Any) -> tuple[list[Step], Tensor]:
         return _vit_steps(visual), probe
     if type(visual) is ModifiedResNet:
         return _resnet_steps(visual), probe
-    if type(visual) is TimmModel:
+    if type(visual) in (TimmModel, ImageTower):
         return _timm_steps(visual, probe), probe
     return [], probe
 
@@ -240,7 +239,7 @@ def _text_block(block: nn.Module, state: tuple) -> tuple:
 
 def _text_pool(tower: Any, pool_type: str, eos_id: int | None, state: tuple) -> Tensor:
     x, _, text = state
-    pooled = text_global_pool(tower.ln_final(x), text, pool_type, eos_token_id=eos_id)
+    pooled = towers.text_global_pool(tower.ln_final(x), text, pool_type, eos_token_id=eos_id)
     projection = tower.text_projection
     if projection is None:
         return pooled

@@ -19,7 +19,7 @@ class ImageTower(TimmModel):
 
     def __init__(self, name: str, args: Mapping[str, Any], preprocess_cfg: Mapping[str, Any]) -> None:
         nn.Module.__init__(self)
-        self.trunk = timm.create_model(name, num_classes=0, **args)
+        self.trunk: Any = timm.create_model(name, num_classes=0, **args)
         self.head = nn.Sequential()
         self.preprocess_cfg = dict(preprocess_cfg)
         size = self.preprocess_cfg["size"]

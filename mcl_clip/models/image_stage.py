@@ -5,6 +5,7 @@ model.safetensors          the backbone, by timm's names: timm.create_model("loc
 projection.safetensors     the head
 """
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ TIMM_CONFIG_NAME = "config.json"
 BACKBONE_NAME, PROJECTION_NAME = "model.safetensors", "projection.safetensors"
 
 
-def is_image_stage(directory: str | Path) -> bool:
+def is_image_stage(directory: str | os.PathLike) -> bool:
     """Whether a directory is one that `save_image_stage` wrote."""
     path = Path(directory) / TIMM_CONFIG_NAME
     if not path.is_file():
@@ -32,7 +33,7 @@ def is_image_stage(directory: str | Path) -> bool:
     return isinstance(config, dict) and isinstance(config.get("model_cfg"), dict) and is_image_model(config)
 
 
-def save_image_stage(model: ImageModel, directory: str | Path, config: Mapping[str, Any]) -> None:
+def save_image_stage(model: ImageModel, directory: str | os.PathLike, config: Mapping[str, Any]) -> None:
     """Write a model, atomically; config: model_cfg, preprocess_cfg and mcl_clip."""
     preprocess = config["preprocess_cfg"]
     facts = {"input_size": (3, *model.visual.image_size), "mean": preprocess["mean"], "std": preprocess["std"]}
@@ -52,7 +53,7 @@ def save_image_stage(model: ImageModel, directory: str | Path, config: Mapping[s
         save_file(_on_host(model.projection), temporary / PROJECTION_NAME)
 
 
-def load_image_stage(directory: str | Path, device: Any = "cpu", precision: str = "fp32") -> ImageModel:
+def load_image_stage(directory: str | os.PathLike, device: Any = "cpu", precision: str = "fp32") -> ImageModel:
     """Load a stage directory, in evaluation mode; `UserError` when it is not whole."""
     config = read_json(Path(directory) / TIMM_CONFIG_NAME)
     model = build_image_model(config)

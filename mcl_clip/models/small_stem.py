@@ -44,12 +44,12 @@ default_cfgs = generate_default_cfgs(
 @register_model
 def mcl_resnet18_small(pretrained: bool = False, **kwargs: Any) -> SmallStemResNet:
     """ResNet-18."""
-    layers = {"block": BasicBlock, "layers": (2, 2, 2, 2)}
+    layers: dict[str, Any] = {"block": BasicBlock, "layers": (2, 2, 2, 2)}
     return build_model_with_cfg(SmallStemResNet, "mcl_resnet18_small", pretrained, **layers, **kwargs)
 
 
 @register_model
 def mcl_resnet50_small(pretrained: bool = False, **kwargs: Any) -> SmallStemResNet:
     """ResNet-50."""
-    layers = {"block": Bottleneck, "layers": (3, 4, 6, 3)}
+    layers: dict[str, Any] = {"block": Bottleneck, "layers": (3, 4, 6, 3)}
     return build_model_with_cfg(SmallStemResNet, "mcl_resnet50_small", pretrained, **layers, **kwargs)

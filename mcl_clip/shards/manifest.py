@@ -47,7 +47,7 @@ class Manifest:
     the directory) or "index-only" (rows of a shard point into many source tars). hash: SHA-256 of the
     content, wherever it lies. label_paths: of all labels; a source has one, "". caption_key: None for `.txt`
     captions, the key in `.json`, or `NO_CAPTIONS`. made_from: hashes of what the data was made from. left_out: what of
-    the source is not in it (see `mcl_clip.left_out`). apart: by what a source sets `num_apart` samples apart, if it does.
+    the source is not in it (see `mcl_clip.left_out`). apart: by what a source sets `num_apart` samples apart.
     """
 
     def __init__(self, directory: Path, info: dict[str, Any]):

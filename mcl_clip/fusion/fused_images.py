@@ -1,0 +1,153 @@
+"""All stages' image towers as one: images to the fused embedding, common first blocks run once."""
+
+import warnings
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mcl_clip.errors import UserError
+from mcl_clip.fusion.combine import check_fusion, fuse_embeddings
+from mcl_clip.fusion.shared_blocks import SharedTowers, share_tensors
+from mcl_clip.fusion.stages import Stage, check_stages
+from mcl_clip.fusion.tower_steps import Step, image_steps
+
+
+class FusedVisual(nn.Module):
+    """What open_clip's and CLIP_benchmark's code reads of `model.visual`; calling it encodes images."""
+
+    def __init__(self, stage: Stage, towers: SharedTowers, fuse: Any, output_dim: int):
+        super().__init__()
+        visual = stage.model.visual
+        self.image_size = visual.image_size
+        self.preprocess_cfg = dict(visual.preprocess_cfg)
+        self.image_mean, self.image_std = self.preprocess_cfg["mean"], self.preprocess_cfg["std"]
+        self.output_dim = output_dim
+        self.towers, self.fuse = towers, fuse
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.fuse(self.towers(images))
+
+
+class FusedImages(nn.Module):
+    """The image towers of every stage, in the given order; a call gives the fused embedding of images, as it is.
+
+    Images are preprocessed for the first stage, [B, 3, H, W]. The embedding has the sum of the stages' sizes. Blocks
+    that are equal across stages run once and are one tensor in memory: the stages' modules are taken over, not copied.
+    Built in evaluation mode, for inference. Raises `UserError` when the stages do not read one kind of image, or the
+    weights do not fit.
+    """
+
+    collapsed = False
+
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        fusion: str = "concat",
+        weights: Sequence[float] | None = None,
+        card: dict[str, Any] | None = None,
+    ):
+        super().__init__()
+        check_stages(stages)
+        check_fusion(fusion, weights, len(stages))
+        models: list[Any] = [stage.model for stage in stages]
+        share_tensors(models)
+        self.stages = nn.ModuleList(models).eval()
+        self.stage_info = tuple(stages)
+        self.fusion, self.weights, self.card = (
+            fusion,
+            None if weights is None else list(weights),
+            dict(card or {}),
+        )
+        for number, stage in enumerate(stages[1:], start=1):
+            warn_of_moved_statistics(number, stage.model.visual, models[0].visual)
+        split = len(stages) > 1
+        self._image_towers = SharedTowers([_image_steps(stage, stages[0], split) for stage in stages])
+        self.dims = [int(config["embed_dim"]) for config in (stage.config["model_cfg"] for stage in stages)]
+        self.visual = FusedVisual(stages[0], self._image_towers, self.fuse_images, sum(self.dims))
+        self.eval()
+
+    @property
+    def num_stages(self) -> int:
+        """How many stages are fused."""
+        return len(self.stages)
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer that all stages share, if they read texts."""
+        return self.stage_info[0].tokenizer
+
+    @property
+    def preprocess(self) -> Any:
+        """The evaluation transform of the first stage, which all stages share."""
+        return self.stage_info[0].preprocess
+
+    @property
+    def sharing(self) -> dict[str, dict[str, int]]:
+        """Steps (blocks, stems, heads) that run for an input, and that the separate towers would run."""
+        return {"image": {"steps": self._image_towers.steps, "separate": self._image_towers.separate_steps}}
+
+    def stage_embeddings(self, image: Tensor | None = None, text: Tensor | None = None) -> list[Tensor]:
+        """Raw embeddings [B, D_s] of every stage in one pass."""
+        if image is None or text is not None:
+            raise ValueError("these stages embed images alone")
+        return self._image_towers(image)
+
+    def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor:
+        """Fused embedding of images."""
+        return self.fuse_images(self._image_towers(image), normalize)
+
+    def forward(self, image: Tensor) -> Any:
+        return self.encode_image(image)
+
+    def subset(self, indices: Sequence[int]) -> "FusedImages":
+        """The fused model of some stages, in the given order; modules are shared with this one."""
+        stages, weights = self._chosen(indices)
+        return FusedImages(stages, self.fusion, weights, self.card)
+
+    def fuse_images(self, embeddings: list[Tensor], normalize: bool = False) -> Tensor:
+        """The image embedding from what `stage_embeddings` gave."""
+        return fuse_embeddings(embeddings, self.fusion, self.weights, normalize)
+
+    def _chosen(self, indices: Sequence[int]) -> tuple[list[Stage], list[float] | None]:
+        if not indices or len(set(indices)) != len(indices) or not set(indices) <= set(range(self.num_stages)):
+            raise UserError(f"stages {list(indices)} are not distinct numbers from 0 to {self.num_stages - 1}")
+        weights = self.weights and [self.weights[index] for index in indices]
+        return [self.stage_info[index] for index in indices], weights
+
+
+def warn_of_moved_statistics(number: int, visual: nn.Module, base: nn.Module) -> None:
+    """Warn when BatchNorm weights equal the first stage's but the running statistics do not: a leaky lock."""
+    norms = dict(base.named_modules())
+    moved = [
+        name
+        for name, module in visual.named_modules()
+        if isinstance(module, _BatchNorm)
+        and isinstance(other := norms.get(name), _BatchNorm)
+        and module.weight is other.weight
+        and module.running_mean is not other.running_mean
+    ]
+    if moved:
+        warnings.warn(
+            f"stage {number} keeps the weights of stage 0's {moved[0]} but its BatchNorm statistics moved in "
+            f"training ({len(moved)} layers): blocks from there on run once a stage; train with "
+            "--lock-image-freeze-bn-stats to share them",
+            stacklevel=3,
+        )
+
+
+def _image_steps(stage: Stage, first: Stage, split: bool) -> list[Step]:
+    ours, theirs = stage.preprocess_cfg, first.preprocess_cfg
+    steps = image_steps(stage.model, split)
+    if (ours["mean"], ours["std"]) == (theirs["mean"], theirs["std"]):
+        return steps
+    factor = tuple(b / a for a, b in zip(ours["std"], theirs["std"], strict=True))
+    pairs = zip(ours["mean"], ours["std"], theirs["mean"], strict=True)
+    offset = tuple((other - mean) / std for mean, std, other in pairs)
+    return [Step(partial(_renormalise, factor, offset), ()), *steps]
+
+
+def _renormalise(factor: tuple[float, ...], offset: tuple[float, ...], images: Tensor) -> Tensor:
+    return images * images.new_tensor(factor)[:, None, None] + images.new_tensor(offset)[:, None, None]
