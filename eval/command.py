@@ -92,12 +92,14 @@ def add_pass_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_column_arguments(parser: argparse.ArgumentParser) -> None:
-    """--revision, --image-column, --label-column of a classification set."""
+def add_column_arguments(parser: argparse.ArgumentParser, several: bool = False) -> None:
+    """--revision, --image-column, --label-column of a classification set; `several` label columns by comma."""
     parser.add_argument("--revision", help="branch, tag or commit of a hub data set; the commit is recorded")
     parser.add_argument("--image-column", help="of a table (default: image, or the only column of images)")
     parser.add_argument(
-        "--label-column", help="of a table: the class or attribute (default: label, or the only column of class labels)"
+        "--label-column",
+        help="of a table: the class or attribute (default: label, or the only column of class labels)"
+        + ("; several by comma are scored on one embedding of the images" if several else ""),
     )
 
 

@@ -3,11 +3,9 @@
 import argparse
 import sys
 
-from eval.command import add_column_arguments, main_of, tell
-from eval.data.classification import open_set
-from eval.data.classification_set import ClassificationSet
-from eval.data.limit import some_images
+from eval.command import main_of
 from eval.models import ScoredModel
+from eval.splits import Split, add_split_arguments, open_splits
 from eval.task import Results, Task
 from eval.tasks.linear_probe import evaluate
 from mcl_clip.errors import UserError
@@ -16,34 +14,19 @@ __all__ = ["TASK", "evaluate", "main"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The data set and its two splits."""
-    parser.add_argument("--dataset", required=True, help="as for mcl-zero-shot; it needs a split to fit on")
-    parser.add_argument("--train-split", default="train")
-    parser.add_argument("--split", default="test")
-    add_column_arguments(parser)
+    """The data set, its two splits, and what the regularisation is chosen by."""
+    add_split_arguments(parser)
     parser.add_argument("--seed", type=int, default=0)
 
 
-def open_data(args: argparse.Namespace) -> tuple[ClassificationSet, ...]:
+def open_data(args: argparse.Namespace) -> tuple[Split, Split]:
     """The split to fit on and the one to score."""
     if args.seed < 0:
         raise UserError("--seed must not be negative")
-    splits = tuple(
-        open_set(
-            args.dataset,
-            split,
-            templates="simple",
-            image_column=args.image_column,
-            label_column=args.label_column,
-            revision=args.revision,
-        )
-        for split in (args.train_split, args.split)
-    )
-    tell([note for split in splits for note in split.notes])
-    return tuple(some_images(split, args.limit) for split in splits)
+    return open_splits(args)
 
 
-def score(scored: ScoredModel, data: tuple[ClassificationSet, ...], args: argparse.Namespace) -> Results:
+def score(scored: ScoredModel, data: tuple[Split, Split], args: argparse.Namespace) -> Results:
     """Every row of the model."""
     train, test = data
     return evaluate(scored, train, test, seed=args.seed, batch_size=args.batch_size, progress=args.progress)
@@ -64,7 +47,7 @@ TASK = Task(
     add_arguments=add_arguments,
     open=open_data,
     score=score,
-    columns=lambda rows: ["lp_acc1", "lp_mean_per_class_recall"],
+    columns=lambda rows: [name for name in rows[0]["metrics"] if name.startswith("lp_")],
 )
 main = main_of(TASK)
 

@@ -9,13 +9,13 @@ from typing import Any, NoReturn
 
 import yaml
 
-from eval import linear_probe, mmvp, retrieval, sugarcrepe, winoground, zero_shot
+from eval import knn, linear_probe, mmvp, retrieval, sugarcrepe, winoground, zero_shot
 from eval.command import add_pass_arguments
 from eval.task import Task
 from mcl_clip.errors import UserError
 
 TASKS: dict[str, Task] = {
-    module.TASK.name: module.TASK for module in (mmvp, zero_shot, retrieval, sugarcrepe, winoground, linear_probe)
+    module.TASK.name: module.TASK for module in (mmvp, zero_shot, retrieval, sugarcrepe, winoground, linear_probe, knn)
 }
 OPTION = re.compile(r"([a-z][a-z-]*)=(.*)", re.DOTALL)
 

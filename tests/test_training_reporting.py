@@ -104,7 +104,7 @@ def test_a_line_tells_rate_wait_and_time_left_without_the_time_of_a_validation(m
     now = 2.0
     with window.paused():
         now = 100.0
-    row = window.close(0, 0, [1.0], StepResult(torch.tensor(1.0), torch.tensor(14.3), 0.1))
+    row = window.close(0, 0, [1.0], StepResult(torch.tensor(1.0), {"logit_scale": torch.tensor(14.3)}, 0.1))
     assert (row["samples_per_s"], row["data_wait_share"], row["seconds_left"]) == (2, 0.25, 14)
     line = window.line(row)
     for part in (

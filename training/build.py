@@ -20,6 +20,7 @@ from mcl_clip.artifacts import sha256_file
 from mcl_clip.errors import UserError
 from mcl_clip.models.described import check_configuration, described_directory
 from mcl_clip.models.stage_model import complete_model_cfg, has_weights, model_hash, read_stage_config
+from mcl_clip.models.synced_norm import synced
 from mcl_clip.models.weights import read_weights
 from mcl_clip.openclip.configs import get_model_config, parse_model_name
 from mcl_clip.openclip.downloads import download_pretrained_from_hf
@@ -152,12 +153,12 @@ def check_locks(model: ContrastiveModel, stages: Sequence[StageRecipe]) -> None:
             lock(copy.deepcopy(model), stage)
 
 
-def wrap(model: ContrastiveModel, recipe: OptimizationRecipe, ranks: Ranks) -> nn.Module:
+def wrap(model: nn.Module, recipe: OptimizationRecipe, ranks: Ranks) -> nn.Module:
     """The model as the step calls it: channels last, synchronised BatchNorm, DDP and torch.compile where asked for."""
-    wrapped: nn.Module = model.to(memory_format=torch.channels_last) if recipe.channels_last else model
+    wrapped = model.to(memory_format=torch.channels_last) if recipe.channels_last else model
     if ranks.world_size > 1:
         if recipe.use_bn_sync:
-            wrapped = nn.SyncBatchNorm.convert_sync_batchnorm(wrapped)
+            wrapped = synced(wrapped, ranks.device)
         on_host = ranks.device.type == "cpu"
         wrapped = DistributedDataParallel(
             wrapped, device_ids=None if on_host else [ranks.device], static_graph=recipe.ddp_static_graph

@@ -7,11 +7,16 @@ from mcl_clip.shards.manifest import Manifest
 from training.recipe import Recipe
 
 
-def check_data(recipe: Recipe, source: Manifest) -> None:
+def check_data(recipe: Recipe, source: Manifest, reads_captions: bool = True) -> None:
     """`UserError` for data that is no source or is too small for the recipe."""
     if source.kind != "source":
         raise UserError(
             f"--train-data {source.directory} holds {source.kind}, not source shards; give the tars it was made from"
+        )
+    if reads_captions and not source.has_captions:
+        raise UserError(
+            f"--train-data {source.directory} was indexed for its images alone; give the tars, or an index of theirs "
+            "with captions"
         )
     if source.num_samples < recipe.data.global_batch:
         raise UserError(

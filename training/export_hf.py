@@ -2,8 +2,9 @@
 
 import argparse
 
-from mcl_clip.errors import exit_on_user_error
+from mcl_clip.errors import UserError, exit_on_user_error
 from mcl_clip.fusion.files import load_fused
+from mcl_clip.fusion.fused_model import FusedCLIP
 from mcl_clip.fusion.hub_export import export_hf
 from mcl_clip.fusion.load import fuse, fused_directory
 from mcl_clip.fusion.output import check_output
@@ -35,6 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
     check_output(options.output)
     directory = fused_directory(options.model)
     model = fuse([options.model]) if directory is None else load_fused(directory)
+    if not isinstance(model, FusedCLIP):
+        raise UserError(f"{options.model} embeds images alone; its stages load in timm as they are (mcl-fuse --split)")
     export_hf(model, options.output)
     print(f"{options.output}: {model.num_stages} stages for transformers")
     return 0

@@ -12,6 +12,7 @@ from typing import Any
 from mcl_clip.errors import UserError
 from mcl_clip.help_text import with_examples
 from mcl_clip.openclip.flags import parse_args as parse_open_clip
+from training.image_flags import add_image_flags
 from training.open_clip_flags import HONOURED, REFUSED_VALUES, why_refused
 
 
@@ -50,9 +51,9 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add(
         "--mcl-cluster-on",
-        choices=["image", "text", "image-text"],
+        choices=["image", "text", "image-text", "projection"],
         default="image",
-        help="embeddings to cluster (default image)",
+        help="embeddings to cluster (default image; projection: of images alone, behind the head)",
     )
     add(
         "--mcl-text-clusters",
@@ -131,6 +132,7 @@ def parser() -> argparse.ArgumentParser:
     add("--mcl-save-steps", type=int, default=0, help="also checkpoint every so many steps (default 0: off)")
     add("--mcl-save-minutes", type=float, default=0.0, help="also checkpoint every so many minutes (default 0: off)")
     add("--mcl-keep-checkpoints", type=int, default=2, help="checkpoints kept of the stage in training (default 2)")
+    add_image_flags(ours.add_argument_group("training on images alone").add_argument)
     _add_flags_of_open_clip_4(ours.add_argument_group("flags of open_clip 4, with any open_clip").add_argument)
     return ours
 

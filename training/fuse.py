@@ -118,7 +118,7 @@ def _fitted(model: FusedCLIP, options: argparse.Namespace) -> FusedCLIP:
 
 def _began_anew(options: argparse.Namespace) -> bool:
     first = Path(options.stages[0])
-    return any(began_anew(folder) for folder in (first / "model", first) if (folder / CONFIG_NAME).is_file())
+    return any(began_anew(folder) for folder in (first / "model", first) if is_stage(folder))
 
 
 def _clusters(options: argparse.Namespace) -> list[Clusters | None]:

@@ -9,6 +9,7 @@ from mcl_clip.models.stage_model import read_stage_config
 from mcl_clip.openclip.configs import get_model_config
 from mcl_clip.openclip.models import names_weights
 from mcl_clip.shards.sources import manifest_directory
+from training.image_flags import NEED_TEXTS
 from training.recipe import StageRecipe
 
 Values = Mapping[str, Any]
@@ -66,6 +67,7 @@ def check_needs(
     A flag is given when its value is not `defaults`'; `spelling(name)` is how it is written.
     """
     of_stages = [{**values, **asdict(stage)} for stage in stages]
+    _check_objective(values, defaults, of_stages, spelling)
     for name, has_effect, words in NEEDS:
         if any(each[name] != defaults[name] for each in of_stages) and not any(map(has_effect, of_stages)):
             raise UserError(f"{spelling(name)} {words}")
@@ -82,9 +84,31 @@ def check_needs(
     _check_augmentation(values["aug_cfg"])
 
 
+def _check_objective(
+    values: Values, defaults: Values, of_stages: Sequence[Values], spelling: Callable[[str], str]
+) -> None:
+    """What is of texts means nothing where images are read alone, and the other way round."""
+    objective, cluster_on = values["objective"], values["cluster_on"]
+    if objective == "clip":
+        if cluster_on == "projection":
+            raise UserError("--mcl-cluster-on projection needs --mcl-objective simclr or moco")
+        return
+    for name in NEED_TEXTS:
+        if any(each[name] != defaults[name] for each in of_stages):
+            raise UserError(f"{spelling(name)} has no effect with --mcl-objective {objective}: images are read alone")
+    if cluster_on not in ("image", "projection"):
+        raise UserError(f"--mcl-cluster-on {cluster_on} needs texts; with --mcl-objective {objective} there are none")
+    if values["fusion"] == "fitted":
+        raise UserError(f"--mcl-fusion fitted needs texts; with --mcl-objective {objective} there are none")
+
+
 def _check_locks_of_new_weights(values: Values, stage: StageRecipe) -> None:
     """A locked tower of stage 0 has weights: the model's, or its own (ImageNet's, Hugging Face's)."""
     if values["pretrained"] or names_weights(values["model"]):
+        return
+    if values["objective"] != "clip":
+        if stage.lock_image and not values["pretrained_image"]:
+            raise UserError("--lock-image would keep a backbone as it is drawn: give --pretrained-image")
         return
     schema, _, folder = values["model"].rpartition(":")
     config = read_stage_config(folder)["model_cfg"] if schema == "local-dir" else get_model_config(values["model"])

@@ -30,6 +30,28 @@ class ModelRecipe:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ObjectiveRecipe:
+    """What is trained for. All but the name is None for "clip"; the views' settings are of `Augmentations`.
+
+    fuse_on: which embedding of the stages is fused.
+    """
+
+    objective: str = "clip"
+    temperature: float | None = None
+    projection_dim: int | None = None
+    queue: int | None = None
+    key_momentum: float | None = None
+    fuse_on: str | None = None
+    crop_scale: list[float] | None = None
+    flip: float | None = None
+    jitter: float | None = None
+    jitter_strengths: list[float] | None = None
+    gray: float | None = None
+    blur: float | None = None
+    blur_sigma: list[float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataRecipe:
     """From tars to global batches. `global_batch` = batch size x ranks x accumulation, in samples."""
 
@@ -170,6 +192,7 @@ class Recipe:
     base: str
     fusion: str
     model: ModelRecipe
+    objective: ObjectiveRecipe
     data: DataRecipe
     optimization: OptimizationRecipe
     clustering: ClusteringRecipe
@@ -190,6 +213,7 @@ class Recipe:
 
 GROUPS = {
     "model": ModelRecipe,
+    "objective": ObjectiveRecipe,
     "data": DataRecipe,
     "optimization": OptimizationRecipe,
     "clustering": ClusteringRecipe,

@@ -3,7 +3,7 @@
 import contextlib
 import importlib.metadata
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ PREFIXED = {
     "base", "init", "fusion", "cluster_on", "text_clusters", "reservoir", "keep_features", "index_only", "shard_size",
     "leftovers", "min_segment", "lanes", "window", "caption_key", "caption_probs", "mask_identical", "channels_last",
     "save_steps", "save_minutes", "keep_checkpoints", "skip_broken", "max_faults", "fit_share", "fit_group",
+    "objective", "temperature", "projection_dim", "queue", "key_momentum", "fuse_on", "crop_scale", "flip", "jitter",
+    "jitter_strengths", "gray", "blur", "blur_sigma",
 }  # fmt: skip
 _DERIVED = {"global_batch", "diverging_ranks"}
 
@@ -64,7 +66,9 @@ def differences(
 
 def _compare(prefix, old, new, compared) -> Iterator[str]:
     for entry in compared:
-        before, now = old.get(entry.name), _plain(new[entry.name])
+        # A recipe of before a setting was there has its default.
+        default = None if entry.default is MISSING else entry.default
+        before, now = old.get(entry.name, default), _plain(new[entry.name])
         if before != now:
             yield f"{prefix}{entry.name} {before} -> {now}"
 

@@ -13,6 +13,7 @@ from mcl_clip.shards.apart import Apart
 from mcl_clip.shards.captions import caption_keys
 from mcl_clip.shards.sources import repeat_counts
 from training.flags import flag, parse
+from training.image_flags import resolved
 from training.needs import check_needs
 from training.recipe import GROUPS, Recipe, StageRecipe
 from training.recipe_file import PREFIXED, read_config
@@ -67,7 +68,7 @@ def resolve(
         values[key.removeprefix("mcl_")] = value
     _check(values)
     values["global_batch"] = values["batch_size"] * values["accum_freq"] * world_size
-    exact = values["gather_with_grad"] or values["siglip"]
+    exact = values["gather_with_grad"] or values["siglip"] or values["objective"] != "clip"
     values["diverging_ranks"] = None if exact else world_size
     if values["min_segment"] is None:
         values["min_segment"] = min(Policy().min_segment, values["global_batch"])
@@ -79,6 +80,7 @@ def resolve(
         values["keep_checkpoints"] = 1
     values["opt_kwargs"] = dict(values["opt_kwargs"] or ()) or None
     values["wd_exclude"] = values["wd_exclude"] or None
+    values |= resolved(values, _spelling)
     values["base"] = _base(values)
     groups = {key: group(**{f.name: values[f.name] for f in fields(group)}) for key, group in GROUPS.items()}  # type: ignore[arg-type]
     groups["data"].policy  # noqa: B018  an impossible policy is said now
@@ -97,7 +99,8 @@ def resolve(
 
 
 def _base(values: Mapping[str, Any]) -> str:
-    has_weights = bool(values["pretrained"]) or names_weights(values["model"])
+    backbone = values["pretrained_image"] and values["objective"] != "clip"
+    has_weights = bool(values["pretrained"]) or backbone or names_weights(values["model"])
     if values["base"] == "auto":
         return "keep" if has_weights and values["stages"] > 0 else "train"
     if values["base"] == "keep" and not has_weights:

@@ -15,7 +15,7 @@ import yaml
 
 from mcl_clip.artifacts import atomic_path
 from mcl_clip.errors import UserError
-from mcl_clip.models.stage_model import read_stage_config
+from mcl_clip.models.stage_model import is_stage, read_stage_config
 from training.recipe import Recipe
 from training.recipe_file import differences, dump
 
@@ -130,7 +130,7 @@ def release(run: RunDirectory, created: bool) -> None:
 
 def is_finished(directory: Path, made_from: Mapping[str, Any]) -> bool:
     """Whether `directory` holds the stage model made from just this; `UserError` when it is made from other things."""
-    if not (directory / "open_clip_config.json").exists():
+    if not is_stage(directory):
         return False
     record = read_stage_config(directory).get("mcl_clip", {}).get("made_from")
     if record is None:

@@ -1,6 +1,5 @@
 """One optimizer step: forward, loss over the global batch, backward, update."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,32 +13,31 @@ from mcl_clip.loss.accumulation import accumulated_backward
 from mcl_clip.loss.missing import loss_without
 from mcl_clip.openclip.precision import get_autocast
 from mcl_clip.seeds import words
-from training.build import ContrastiveModel
+from training.objectives.objective import Learner
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """The loss before the update and the logit scale after it, still on the device; and the learning rate."""
+    """The loss before the update, the learner's numbers after it, both still on the device; and the learning rate."""
 
     loss: torch.Tensor
-    logit_scale: torch.Tensor
+    numbers: dict[str, torch.Tensor]
     lr: float
 
 
 class TrainingStep:
     """Takes the micro-batches of one global batch, updates the model, and follows open_clip_train's arithmetic.
 
-    model: what is called and whose backward averages over ranks (DDP, compiled); core: the open_clip model inside it;
-    prepare: makes a micro-batch's images, uint8 until then, into what the model takes.
-    Random numbers of the step (dropout, patch dropout) come from (seed, stage, step, rank), so a resumed run needs no
-    random state of the past.
+    model: what is called and whose backward averages over ranks (DDP, compiled): the learner's; core: what is trained
+    inside it; prepare: makes a micro-batch's images, uint8 until then, into what the model takes. Random numbers of the
+    step (dropout, patch dropout) come from (seed, stage, step, rank), so a resumed run needs no random state of the past.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        core: ContrastiveModel,
-        loss: nn.Module,
+        core: nn.Module,
+        learner: Learner,
         optimizer: torch.optim.Optimizer,
         schedule: Callable[[int], float],
         scaler: torch.amp.GradScaler | None,
@@ -51,7 +49,7 @@ class TrainingStep:
         rank: int,
         device: torch.device,
     ) -> None:
-        self.model, self.core, self.loss = model, core, loss
+        self.model, self.core, self.learner, self.loss = model, core, learner, learner.loss
         self.optimizer, self.schedule, self.scaler, self.prepare = optimizer, schedule, scaler, prepare
         self.grad_clip_norm = grad_clip_norm
         self.autocast = get_autocast(precision, device_type=device.type)
@@ -64,15 +62,12 @@ class TrainingStep:
         self.optimizer.zero_grad()
         loss = self._backward_one(batches[0]) if len(batches) == 1 else self._backward_several(batches)
         self._update()
-        with torch.no_grad():
-            self.core.logit_scale.clamp_(0, math.log(100))
-            logit_scale = self.core.logit_scale.exp()
-        return StepResult(loss, logit_scale, lr)
+        return StepResult(loss, self.learner.updated(), lr)
 
     def _backward_one(self, batch: MicroBatch) -> torch.Tensor:
         with self.autocast():
             output = self.model(*self._inputs(batch))
-            loss = self._loss(batch)(**output, segments=batch.layout, text_ids=batch.texts)
+            loss = self._loss(batch)(**output, segments=batch.layout, **_text_ids([batch]))
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()
         return loss.detach()
 
@@ -82,7 +77,7 @@ class TrainingStep:
             self._loss(batches[0]),
             _Inputs(batches, self._inputs),
             segments=batches[0].layout,
-            text_ids=torch.cat([batch.texts for batch in batches]),
+            **_text_ids(batches),
             autocast=self.autocast,
             scaler=self.scaler,
         )
@@ -90,8 +85,9 @@ class TrainingStep:
     def _loss(self, batch: MicroBatch) -> Callable[..., torch.Tensor]:
         return partial(loss_without, batch.missing, self.loss) if batch.missing else self.loss
 
-    def _inputs(self, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.prepare(batch.images), batch.texts
+    def _inputs(self, batch: MicroBatch) -> tuple[torch.Tensor, ...]:
+        images = self.prepare(batch.images)
+        return (images, batch.texts) if batch.texts.shape[1] else (images,)
 
     def _update(self) -> None:
         if self.scaler is None:
@@ -130,3 +126,9 @@ class _Inputs(Sequence):
 
     def __getitem__(self, index: Any) -> Any:
         return self._make(self._batches[index])
+
+
+def _text_ids(batches: Sequence[MicroBatch]) -> dict[str, torch.Tensor]:
+    """The loss's argument, where captions are read."""
+    texts = torch.cat([batch.texts for batch in batches])
+    return {"text_ids": texts} if texts.shape[1] else {}

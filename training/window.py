@@ -66,7 +66,7 @@ class Window:
 
     def close(self, epoch: int, step: int, losses: Sequence[float], result: StepResult) -> dict[str, Any]:
         """The row of metrics.jsonl for the steps since the last: seconds, samples of all ranks, means over steps."""
-        logit_scale = result.logit_scale.mean().item()
+        numbers = {name: value.mean().item() for name, value in result.numbers.items()}
         now = time.monotonic()
         per_step = (now - self._begun) / (step + 1 - self._first_step)
         row = {
@@ -83,24 +83,26 @@ class Window:
             "data_wait_s": self._waited / self._steps,
             "data_wait_share": self._waited / (now - self._since),
             "lr": result.lr,
-            "logit_scale": logit_scale,
+            **numbers,
             "memory_gib": _memory(self._ranks.device),
             "seconds_left": (self._total - step - 1) * per_step,
         }
-        captions = torch.cat([batch.texts for batch in self._batches])
-        row["identical_caption_share"] = identical_caption_share(
-            self._batches[0].layout, captions, self._ranks.world_size
-        )
+        texts = [batch.texts for batch in self._batches if batch.texts is not None]
+        if texts:
+            row["identical_caption_share"] = identical_caption_share(
+                self._batches[0].layout, torch.cat(texts), self._ranks.world_size
+            )
         self._reset()
         return row
 
     def line(self, row: dict[str, Any]) -> str:
         """The same for a reader."""
+        scale = f"logit scale {row['logit_scale']:.2f}  " if "logit_scale" in row else ""
         return (
             f"stage {self._stage} epoch {row['epoch'] + 1}/{self._epochs} step {row['step'] + 1}/{self._total}  "
             f"loss {row['loss']:.4f} ({row['loss_mean']:.4f})  negatives {row['negatives_mean']:.1f}  "
             f"{row['samples_per_s']:.0f} samples/s  data wait {row['data_wait_share']:.0%}  lr {row['lr']:.3g}  "
-            f"logit scale {row['logit_scale']:.2f}  memory {row['memory_gib']:.2f} GiB  "
+            f"{scale}memory {row['memory_gib']:.2f} GiB  "
             f"left {timedelta(seconds=round(row['seconds_left']))}"
         )
 

@@ -1,35 +1,22 @@
 """What a linear classifier reads from the image embeddings of every stage and fusion."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from eval.data.classification_set import ClassificationSet
-from eval.embedding import embed_all_images
-from eval.intervals import mean_of_shares, wilson
 from eval.models import ScoredModel
-from eval.rows import row_embedding, rows_of
-from eval.scores import result
 from eval.tasks.logistic import fit
+from eval.tasks.probing import Columns, Scores, evaluate_rows, recalls
+from eval.tasks.probing import features as features
 from mcl_clip import seeds
-from mcl_clip.errors import UserError
 
 TASK = "linear_probe"
 STRENGTHS = tuple(float(c) for c in 10.0 ** np.arange(-2, 5))
 HELD_OUT = 5
-
-
-def features(
-    scored: ScoredModel, data: ClassificationSet, *, batch_size: int = 64, progress: bool = False
-) -> tuple[list[Tensor], np.ndarray, str]:
-    """Raw embeddings of every stage [N, D_s] on the CPU, labels int64 [N], content hash; compute once, probe often."""
-    stages, labels, content = embed_all_images(
-        scored, data.samples(), data.size, batch_size=batch_size, progress=progress
-    )
-    return stages, np.array(labels, np.int64), content
 
 
 def probe(train: Tensor, train_labels: np.ndarray, test: Tensor, *, seed: int = 0) -> tuple[np.ndarray, float]:
@@ -55,8 +42,8 @@ def probe(train: Tensor, train_labels: np.ndarray, test: Tensor, *, seed: int = 
 
 def evaluate(
     scored: ScoredModel,
-    train: ClassificationSet,
-    test: ClassificationSet,
+    train: ClassificationSet | Columns,
+    test: ClassificationSet | Columns,
     *,
     seed: int = 0,
     batch_size: int = 64,
@@ -65,38 +52,14 @@ def evaluate(
     """Fit on `train` and score on `test` (see `open_set`), embedding each set once for all rows.
 
     Metrics, as fractions: lp_acc1, lp_mean_per_class_recall; also inverse_l2_strength, n_train, n_images. `intervals`
-    holds the 95 % interval of both. Raises `UserError` when the two sets have other classes.
+    holds the 95 % interval of both. Several label columns, and errors: as of `evaluate_rows`.
     """
-    if train.classnames != test.classnames:
-        raise UserError(f"{train.name} and {test.name} have different classes; the train split must name the same ones")
-    fitted, fitted_labels, fitted_hash = features(scored, train, batch_size=batch_size, progress=progress)
-    if len(np.unique(fitted_labels)) < 2:
-        raise UserError(f"{train.name} has images of one class only; a linear probe needs two")
-    scored_on, labels, scored_hash = features(scored, test, batch_size=batch_size, progress=progress)
-    record = scored.record() | {
-        "data_revision": test.revision or scored_hash,
-        "train_revision": train.revision or fitted_hash,
-        "seed": seed,
-    }
-    results = []
-    for row in tqdm(rows_of(scored.model), "probes", disable=not progress):
-        values = [row_embedding(scored.model, row, each).to(scored.device) for each in (fitted, scored_on)]
-        predicted, strength = probe(values[0], fitted_labels, values[1], seed=seed)
-        right = predicted == labels
-        classes, counts = np.unique(labels, return_counts=True)
-        recall = np.array([right[labels == label].mean() for label in classes])
-        metrics = {
-            "lp_acc1": float(right.mean()),
-            "lp_mean_per_class_recall": float(recall.mean()),
-            "inverse_l2_strength": strength,
-            "n_train": len(fitted_labels),
-            "n_images": len(labels),
-        }
-        intervals = {
-            "lp_acc1": wilson(float(right.mean()), len(right)),
-            "lp_mean_per_class_recall": mean_of_shares(recall, counts),
-        }
-        results.append(
-            result(scored, row.name, dataset=test.name, task=TASK, metrics=metrics, intervals=intervals, record=record)
-        )
-    return results
+    options: dict[str, Any] = {"batch_size": batch_size, "progress": progress, "seed": seed}
+    return evaluate_rows(TASK, partial(_score, seed=seed), scored, train, test, **options)
+
+
+def _score(train: Tensor, train_labels: np.ndarray, test: Tensor, labels: np.ndarray, *, seed: int) -> Scores:
+    predicted, strength = probe(train, train_labels, test, seed=seed)
+    recall, ends = recalls(predicted, labels)
+    metrics = {"lp_mean_per_class_recall": recall, "inverse_l2_strength": strength}
+    return Scores({"lp_acc1": predicted == labels}, metrics, {"lp_mean_per_class_recall": ends})

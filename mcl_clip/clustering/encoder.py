@@ -16,7 +16,8 @@ from mcl_clip.loading.augment import eval_transform
 from mcl_clip.loading.normalize import Normalize
 from mcl_clip.models.stage_model import load_stage_model
 
-TOWERS = {"image": ("image",), "text": ("text",), "image-text": ("image", "text")}
+TOWERS = {"image": ("image",), "text": ("text",), "image-text": ("image", "text"), "projection": ("projection",)}
+"""By --mcl-cluster-on: what is embedded; a projection is what the head makes of an image (see `ImageModel`)."""
 AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -33,7 +34,7 @@ class Encoder:
     model: Any
     transform: Callable[[bytes], tuple[torch.Tensor, Any]]
     prepare: Callable[[torch.Tensor], torch.Tensor]
-    tokenize: Callable[[list[str]], torch.Tensor]
+    tokenize: Callable[[list[str]], torch.Tensor] | None
     towers: tuple[str, ...] = ("image",)
     precision: str = "fp32"
 
@@ -49,7 +50,10 @@ class Encoder:
         with torch.inference_mode(), _repeatable(), torch.autocast(kind, dtype, dtype != torch.float32):
             if images is not None:
                 pixels = self.prepare(images.to(self.device, non_blocking=True))
-                features["image"] = normalize(self.model.encode_image(pixels).float(), dim=-1)
+                for tower in self.towers:
+                    if tower in ("image", "projection"):
+                        embed = self.model.encode_image if tower == "image" else self.model.project
+                        features[tower] = normalize(embed(pixels).float(), dim=-1)
             if texts is not None:
                 ids = texts.to(self.device, non_blocking=True)
                 features["text"] = normalize(self.model.encode_text(ids).float(), dim=-1)
@@ -60,6 +64,9 @@ def load_encoder(directory: str | Path, towers: tuple[str, ...], precision: str,
     """The encoder of a stage directory; `UserError` when it is not a whole model."""
     model: Any
     model, _, tokenizer = load_stage_model(directory, device)
+    absent = "text" if tokenizer is None else "projection"
+    if absent in towers:
+        raise UserError(f"--mcl-cluster-on: {directory} has no {absent} embedding; cluster on image")
     transform = eval_transform(model.visual.preprocess_cfg)
     prepare = Normalize(transform.mean, transform.std).to(device)
     return Encoder(model, transform, prepare, tokenizer, towers, precision)

@@ -107,9 +107,10 @@ class _Batches(Dataset):
                 images.append(image)
                 captions.append(caption)
         batch = _Batch(ordinal, good, last)
-        if good and "image" in self.towers:
+        if good and self.towers != ("text",):
             batch.images = torch.stack(images)
         if good and "text" in self.towers:
+            assert self.tokenize is not None
             batch.texts = self.tokenize(captions)
         return batch
 

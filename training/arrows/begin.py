@@ -3,9 +3,11 @@
 from functools import partial
 
 from mcl_clip.shards.apart import Apart
+from mcl_clip.shards.captions import NO_CAPTIONS
 from training.arrows.job import Job
 from training.arrows.source import open_or_index, packed
 from training.checks import check_data, check_fit
+from training.objectives import objective_of
 from training.preemption import Preemption
 from training.ranks import Ranks
 from training.recipe import Recipe
@@ -18,10 +20,11 @@ from training.validation import Validation
 def begin(recipe: Recipe, directory: RunDirectory, ranks: Ranks, preemption: Preemption) -> Job:
     """Index the data, refuse what cannot be trained with, and make the directory this recipe's."""
     data, held_out = recipe.data, None
+    reads_captions = objective_of(recipe).reads_captions
     index = partial(
         open_or_index,
         ranks=ranks,
-        caption_key=data.caption_key,
+        caption_key=data.caption_key if reads_captions else NO_CAPTIONS,
         skip_broken=data.skip_broken,
         workers=data.workers,
     )
@@ -32,7 +35,7 @@ def begin(recipe: Recipe, directory: RunDirectory, ranks: Ranks, preemption: Pre
         if recipe.reporting.val_data:
             tars = packed(recipe.reporting.val_data, directory.validation, ranks, data, "--val-data")
             held_out = index(tars, directory.validation, flag="--val-data")
-    check_data(recipe, source)
+    check_data(recipe, source, reads_captions)
     to_fit = source if source.apart else held_out
     if recipe.fusion == "fitted":
         ranks.share(lambda: check_fit(recipe, source, to_fit))

@@ -8,6 +8,7 @@ from mcl_clip.clustering.clusters import Clusters
 from mcl_clip.errors import UserError
 from mcl_clip.fusion.files import is_fused, load_fused, public, read_fused_config, save_fused
 from mcl_clip.fusion.fit_pairs import fit_fusion, told
+from mcl_clip.fusion.fused_images import FusedImages
 from mcl_clip.fusion.fused_model import FusedCLIP
 from mcl_clip.fusion.load import fuse
 from mcl_clip.models.stage_model import model_hash
@@ -29,7 +30,7 @@ def fuse_stages(job: Job) -> None:
         fitted = _fitted(job, made_from)
         job.ranks.on_first(lambda: _save(job, fitted))
     else:
-        job.ranks.on_first(lambda: _save(job, fuse(_stages(job), job.recipe.fusion, card=_card(job, made_from))))
+        job.ranks.on_first(lambda: _save(job, _fused(job, made_from)))
     mark = {"stage": "fused", "made_from": sha256_json(made_from)}
     score_once(job, "fused", job.directory.root / "fused_validation.jsonl", mark, lambda: _open(job))
 
@@ -37,6 +38,8 @@ def fuse_stages(job: Job) -> None:
 def _made_from(job: Job) -> dict[str, Any]:
     stages = [model_hash(stage) for stage in _stages(job)]
     made_from: dict[str, Any] = {"fusion": job.recipe.fusion, "stages": stages}
+    if job.recipe.objective.fuse_on:
+        made_from["fuse_on"] = job.recipe.objective.fuse_on
     if job.recipe.fusion == "fitted" and job.to_fit:
         made_from["fit_on"] = job.to_fit.hash
     return made_from
@@ -56,6 +59,11 @@ def _stages(job: Job) -> list:
     return [job.directory.model(stage) for stage in range(len(job.recipe.stages))]
 
 
+def _fused(job: Job, made_from: dict[str, Any]) -> FusedImages:
+    card = _card(job, made_from)
+    return fuse(_stages(job), job.recipe.fusion, card=card, output=job.recipe.objective.fuse_on)
+
+
 def _card(job: Job, made_from: dict[str, Any]) -> dict[str, Any]:
     plain = to_plain(job.recipe)
     flags = {name: plain[name] for name in ("model", "data", "optimization", "clustering", "stages")}
@@ -68,6 +76,7 @@ def _fitted(job: Job, made_from: dict[str, Any]) -> FusedCLIP:
     assert data is not None
     spec = recipe.data.train_data if data.apart else recipe.reporting.val_data
     model = fuse([appears(stage, job.ranks) for stage in stages], card=_card(job, made_from), device=job.ranks.device)
+    assert isinstance(model, FusedCLIP)
     places = [job.directory.clusters(stage) for stage in range(len(stages) - 1)]
     with job.preemption.excusing_workers():
         fitted = fit_fusion(
@@ -87,7 +96,7 @@ def _fitted(job: Job, made_from: dict[str, Any]) -> FusedCLIP:
     return fitted
 
 
-def _save(job: Job, model: FusedCLIP) -> None:
+def _save(job: Job, model: FusedImages) -> None:
     save_fused(model, job.directory.fused)
     shutil.rmtree(job.directory.fit, ignore_errors=True)
     log.info(f"fused model of {model.num_stages} stages: {job.directory.fused}")

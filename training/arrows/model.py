@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mcl_clip.loading.augment import train_transform
 from mcl_clip.loading.loader import GlobalBatchLoader
 from mcl_clip.models.stage_model import model_hash
 from mcl_clip.shards.manifest import Manifest
@@ -16,7 +15,8 @@ from training.arrows.job import Job
 from training.arrows.saving import save_built
 from training.arrows.scores import score_once
 from training.arrows.stage import StageTraining
-from training.build import BuiltModel, base_weights, build_base, build_from_stage, check_locks, scratch_seed
+from training.build import BuiltModel, check_locks, scratch_seed
+from training.objectives import objective_of
 from training.reporting import log
 from training.run_directory import is_finished
 
@@ -42,7 +42,7 @@ def train(job: Job, stage: int, data: Manifest) -> None:
         del built
         gc.collect()  # ends the loader's processes before the next arrow starts its own
     if keep:
-        open_kept = partial(build_from_stage, model, job.recipe.optimization.precision, job.ranks.device)
+        open_kept = partial(objective_of(job.recipe).build_from_stage, model, job.ranks.device)
         score_once(job, "stage_0", job.directory.stage(0) / "validation.jsonl", {"stage": 0, "epoch": 0}, open_kept)
 
 
@@ -63,7 +63,7 @@ def _train(job: Job, stage: int, data: Manifest, built: BuiltModel, made_from: M
 
 def _first_weights(job: Job, stage: int) -> str:
     if stage == 0:
-        return base_weights(job.recipe.model)
+        return objective_of(job.recipe).first_weights()
     return "new" if job.recipe.stages[stage].init == "scratch" else model_hash(_init_directory(job, stage))
 
 
@@ -72,12 +72,11 @@ def _init_directory(job: Job, stage: int) -> Path:
 
 
 def _build(job: Job, stage: int) -> BuiltModel:
-    precision, device, seed = job.recipe.optimization.precision, job.ranks.device, job.recipe.seed
+    objective = objective_of(job.recipe)
     if stage == 0:
-        return build_base(job.recipe.model, precision, seed, device)
-    fresh = scratch_seed(seed, stage) if job.recipe.stages[stage].init == "scratch" else None
-    start = appears(_init_directory(job, stage) / "open_clip_config.json", job.ranks).parent
-    return build_from_stage(start, precision, device, fresh)
+        return objective.build_base(job.ranks.device)
+    fresh = scratch_seed(job.recipe.seed, stage) if job.recipe.stages[stage].init == "scratch" else None
+    return objective.build_from_stage(appears(_init_directory(job, stage), job.ranks), job.ranks.device, fresh)
 
 
 def _loader(job: Job, stage: int, data: Manifest, built: BuiltModel) -> GlobalBatchLoader:
@@ -88,7 +87,7 @@ def _loader(job: Job, stage: int, data: Manifest, built: BuiltModel) -> GlobalBa
         stage=stage,
         batch_size=recipe.batch_size,
         accum_freq=recipe.accum_freq,
-        transform=train_transform(built.preprocess_cfg, recipe.aug_cfg),
+        transform=objective_of(job.recipe).transform(built),
         tokenizer=built.tokenizer,
         rank=job.ranks.rank,
         world_size=job.ranks.world_size,

@@ -18,7 +18,7 @@ from training.agreement import Agreement
 from training.arrows.saving import SaveClock, save_built
 from training.build import BuiltModel, lock, seeded, wrap
 from training.health import LossGuard, check_weights
-from training.losses import make_loss
+from training.objectives import objective_of
 from training.optimizer import make_optimizer, make_scaler, make_schedule
 from training.preemption import Preempted, Preemption
 from training.ranks import Ranks
@@ -53,6 +53,7 @@ class StageTraining:
         optimization = self.recipe.optimization
         self.core = self.built.model
         lock(self.core, settings)
+        self.learner = objective_of(self.recipe).learner(self.built, self.loader.plans[0], self.ranks)
         if optimization.grad_checkpointing:
             self.core.set_grad_checkpointing()
         self.optimizer = make_optimizer(self.core, optimization, settings.lr)
@@ -95,11 +96,11 @@ class StageTraining:
     def _training_step(self) -> TrainingStep:
         optimization = self.recipe.optimization
         settings = self.recipe.stages[self.stage]
-        self.core.train()
+        self.learner.model.train()
         return TrainingStep(
-            wrap(self.core, optimization, self.ranks),
+            wrap(self.learner.model, optimization, self.ranks),
             self.core,
-            make_loss(self.recipe, self.ranks),
+            self.learner,
             self.optimizer,
             make_schedule(self.optimizer, optimization, settings, self.steps_per_epoch),
             self.scaler,
@@ -196,6 +197,7 @@ class StageTraining:
                 "made_from": dict(self.made_from),
                 "model": self.core.state_dict(),
                 "config": self.built.configuration,
+                "objective": self.learner.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "scaler": self.scaler.state_dict() if self.scaler else None,
                 "schedule": {"next_step": self.next_step, "total": self.total},
@@ -215,6 +217,7 @@ class StageTraining:
         state = load_checkpoint(path)
         refuse_foreign(path, state["made_from"], self.made_from)
         self.core.load_state_dict(state["model"])
+        self.learner.load_state_dict(state.get("objective", {}))
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scaler and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
