@@ -59,7 +59,7 @@ def test_a_saved_stage_is_a_backbone_of_timms(tmp_path, name):
 
 def test_small_stems_keep_the_size_of_the_image():
     images = torch.randn(1, 3, 32, 32)
-    small, usual = timm.create_model("mcl_resnet18_small"), timm.create_model("resnet18", num_classes=0)
+    small, usual = (timm.create_model(name, num_classes=0).eval() for name in ("mcl_resnet18_small", "resnet18"))
     assert small.forward_features(images).shape[-2:] == (4, 4) and usual.forward_features(images).shape[-2:] == (1, 1)
     assert small(images).shape == (1, 512)
     rest = {name for name in usual.state_dict() if not name.startswith("conv1")}

@@ -97,10 +97,8 @@ def test_lightlys_classifiers_run_on_the_fused_module(table, stages):
     fused, preprocess, _ = load(stages)
     assert isinstance(fused, FusedImages) and all(isinstance(stage, Stage) for stage in fused.stage_info)
     rows = {
-        split: [
-            (preprocess(row["image"].convert("RGB")), row["red"]) for row in datasets.load_from_disk(str(table))[split]
-        ]
-        for split in ("train", "test")
+        split: [(preprocess(row["image"].convert("RGB")), row["red"]) for row in each]
+        for split, each in datasets.load_from_disk(str(table)).items()
     }
     images, labels = {}, {}
     for split, each in rows.items():
