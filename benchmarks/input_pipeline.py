@@ -46,15 +46,24 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=4, help="measured epochs of each; one more warms up")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--views", type=int, default=1, choices=[1, 2], help="2: two views of images alone, against lightly's"
+    )
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="input_pipeline-") as temporary:
-        result = _measure(options, Path(temporary))
+        result = (_measure if options.views == 1 else _measure_views)(options, Path(temporary))
     print(json.dumps(result) if options.json else json.dumps(result, indent=2))
     return 0
 
 
+def _measure_views(options: argparse.Namespace, folder: Path) -> dict:
+    from benchmarks.input_views import measure_views
+
+    return measure_views(options, folder)
+
+
 def _measure(options: argparse.Namespace, folder: Path) -> dict:
-    paths = _write_shards(options, folder)
+    paths = write_shards(options, folder)
     manifest = index_sources(paths, folder / "index")
     tokenizer = open_clip.get_tokenizer("ViT-B-32")
     ours, normalised = (
@@ -157,15 +166,16 @@ def _open_clips(paths: list[str], num_samples: int, options: argparse.Namespace,
     return theirs.get_wds_dataset(args, preprocess, is_train=True, tokenizer=tokenizer)
 
 
-def _write_shards(options: argparse.Namespace, folder: Path) -> list[str]:
-    """500 x 375 JPEG of about 40 KB whose spectrum and colours are like a photograph's (amplitude near 1/f)."""
+def write_shards(options: argparse.Namespace, folder: Path, size: int = 0) -> list[str]:
+    """JPEG of 500 x 375 (about 40 KB), or of `size` x `size`, with a photograph's spectrum and colours (near 1/f)."""
+    folder.mkdir(exist_ok=True)
     paths = []
     for shard in range(options.shards):
         path = folder / f"{shard:05d}.tar"
         with tarfile.open(path, "w") as tar:
             for sample in range(options.shard_size):
                 caption = f"a photo of object {sample} of {shard}, seen from the side on a table in daylight"
-                members = (("jpg", _jpeg(options.seed, shard, sample)), ("txt", caption.encode()))
+                members = (("jpg", _jpeg(size, options.seed, shard, sample)), ("txt", caption.encode()))
                 for extension, data in members:
                     info = tarfile.TarInfo(f"{shard:05d}{sample:04d}.{extension}")
                     info.size = len(data)
@@ -174,9 +184,10 @@ def _write_shards(options: argparse.Namespace, folder: Path) -> list[str]:
     return paths
 
 
-def _jpeg(*seed: int) -> bytes:
+def _jpeg(size: int, *seed: int) -> bytes:
     random = seeds.generator(*seed)
     height, width = (375, 500) if random.random() < 0.7 else (500, 375)
+    height, width = (size, size) if size else (height, width)
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
     frequency[0, 0] = 1
     spectrum = np.exp(2j * np.pi * random.random((3, *frequency.shape))) / frequency**1.3

@@ -31,27 +31,42 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
-    parser.add_argument("--batch", type=int, default=8192, help="largest batch of the grid")
+    parser.add_argument(
+        "--objective", default="clip", choices=["clip", "simclr"], help="simclr: NT-Xent against lightly's"
+    )
+    parser.add_argument("--batch", type=int, help="largest batch of the grid (default 8192; simclr 4096)")
     parser.add_argument("--buckets", type=int, nargs="+", help="measure these at --batch, not the grid")
-    parser.add_argument("--dim", type=int, default=DIM)
+    parser.add_argument("--dim", type=int, help="of features (default 512; simclr 128)")
     parser.add_argument("--repeats", type=int, default=3, help="rounds, of which the median counts")
     options = parser.parse_args(arguments)
-    small = max(options.batch // 4, 1)
-    points = [(options.batch, 8), (options.batch, 1), (small, 8), (small, 1), (small, max(small // 16, 1))]
-    if options.buckets:
-        points = [(options.batch, buckets) for buckets in options.buckets]
-    rows = [measure(batch, buckets, options) for batch, buckets in points]
-    kinds = {} if options.buckets else {each.__name__: each(options) for each in (ragged, mixed, by_label)}
-    machine = {
+    batch, dim = (8192, DIM) if options.objective == "clip" else (4096, 128)
+    options.batch, options.dim = options.batch or batch, options.dim or dim
+    result = (measure_pairs if options.objective == "clip" else _measure_views)(options) | {
         "device": torch.cuda.get_device_name() if options.device == "cuda" else options.device,
         "dtype": options.dtype,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "repeats": options.repeats,
     }
-    result = rows[0] | machine | {"grid": rows} | kinds
     print(json.dumps(result) if options.json else json.dumps(result, indent=2))
     return 0
+
+
+def _measure_views(options: argparse.Namespace) -> dict:
+    from benchmarks.loss_views import measure_views
+
+    return measure_views(options)
+
+
+def measure_pairs(options: argparse.Namespace) -> dict:
+    """The grid of MCLClipLoss and ClipLoss, and the other kinds."""
+    small = max(options.batch // 4, 1)
+    points = [(options.batch, 8), (options.batch, 1), (small, 8), (small, 1), (small, max(small // 16, 1))]
+    if options.buckets:
+        points = [(options.batch, buckets) for buckets in options.buckets]
+    rows = [measure(batch, buckets, options) for batch, buckets in points]
+    kinds = {} if options.buckets else {each.__name__: each(options) for each in (ragged, mixed, by_label)}
+    return rows[0] | {"grid": rows} | kinds
 
 
 def measure(batch: int, buckets: int, options: argparse.Namespace) -> dict:

@@ -20,6 +20,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import input_pipeline
+from benchmarks.turns import InTurn, Timed, ratio
 from mcl_clip.loading.augment import train_transform
 from mcl_clip.loading.loader import GlobalBatchLoader
 from mcl_clip.loading.micro_batch import MicroBatch
@@ -38,7 +39,6 @@ from training.reporting import Trackers
 from training.resolve import parse_recipe, resolve
 from training.validation import Validation
 
-WARM_STEPS = 3
 TINY_VIT = {
     "embed_dim": 64,
     "vision_cfg": {"image_size": 224, "layers": 4, "width": 64, "head_width": 32, "patch_size": 32},
@@ -53,7 +53,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--model", default="", help="an open_clip name; default a tiny ViT on 224 x 224 pixels")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="fp32", help="open_clip's --precision")
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument(
+        "--objective", default="clip", choices=["clip", "simclr"], help="simclr: on views, against lightly's loop"
+    )
+    parser.add_argument("--batch-size", type=int, help="(default 64; simclr 256)")
     parser.add_argument("--steps", type=int, default=25, help="steps of a turn")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each loop, of which the median counts")
     parser.add_argument("--workers", type=int, default=2)
@@ -61,40 +64,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--skip-end-to-end", action="store_true")
     parser.add_argument("--peak-tflops", type=float, help="of the device at this precision, for its utilisation")
     options = parser.parse_args(arguments)
+    options.batch_size = options.batch_size or (64 if options.objective == "clip" else 256)
     with tempfile.TemporaryDirectory(prefix="train_step-") as folder:
-        result = _Comparison(options, Path(folder)).run()
+        if options.objective == "clip":
+            result = _Comparison(options, Path(folder)).run()
+        else:
+            from benchmarks.train_step_views import measure_views
+
+            result = measure_views(options, Path(folder))
     print(json.dumps(result) if options.json else json.dumps(result, indent=2))
     return 0
-
-
-class _Timed:
-    """Batches, and when each was handed over."""
-
-    def __init__(self, batches) -> None:
-        self.batches = batches
-        self.times: list[float] = []
-
-    def __iter__(self):
-        for batch in self.batches:
-            self.times.append(time.perf_counter())
-            yield batch
-
-    def rate(self, batch_size: int) -> float:
-        return batch_size * (len(self.times) - 1 - WARM_STEPS) / (self.times[-1] - self.times[WARM_STEPS])
-
-
-class _InTurn(_Timed):
-    """Batches in the shape that our stage training asks of a loader."""
-
-    def __init__(self, batches, steps: int, normalize: Normalize) -> None:
-        super().__init__(batches)
-        self.steps, self.normalize = steps, normalize
-
-    def __len__(self) -> int:
-        return self.steps
-
-    def set_epoch(self, epoch: int) -> None:
-        pass
 
 
 class _Comparison:
@@ -120,13 +99,15 @@ class _Comparison:
         texts = torch.randint(1, 49000, (options.batch_size, self._build().model.context_length), device=self.device)
         as_they_are = Normalize((0,), (1,), pixel_dtype(options.precision, self.device))
         rates = self._by_turns(
-            lambda: _InTurn(self._micro_batches([(images, texts)] * options.steps), options.steps, as_they_are),
-            lambda: _Timed([(images, texts)] * options.steps),
+            lambda: InTurn(
+                self._micro_batches([(images, texts)] * options.steps), options.steps, options.batch_size, as_they_are
+            ),
+            lambda: Timed([(images, texts)] * options.steps),
         )
         result = {
             "ours_samples_per_s": round(statistics.median(rates["ours"]), 1),
             "open_clip_samples_per_s": round(statistics.median(rates["open_clip"]), 1),
-            **_ratio("ratio", rates),
+            **ratio("ratio", rates["ours"], rates["open_clip"]),
         }
         if not options.skip_end_to_end:
             result |= self._end_to_end()
@@ -138,7 +119,7 @@ class _Comparison:
     def _end_to_end(self) -> dict:
         options = self.options
         shards = argparse.Namespace(shards=options.shards, shard_size=256, seed=0)
-        paths = input_pipeline._write_shards(shards, self.folder)
+        paths = input_pipeline.write_shards(shards, self.folder)
         manifest = index_sources(paths, self.folder / "index")
         steps = manifest.num_samples // options.batch_size
         built = self._build()
@@ -156,19 +137,19 @@ class _Comparison:
         reading = argparse.Namespace(**vars(options), seed=0)
         open_clips = input_pipeline._open_clips(paths, manifest.num_samples, reading, built.tokenizer)
 
-        def ours() -> _InTurn:
+        def ours() -> InTurn:
             loader.set_epoch(self.turn)
-            return _InTurn(loader, steps, loader.normalize)
+            return InTurn(loader, steps, options.batch_size, loader.normalize)
 
-        def theirs() -> _Timed:
+        def theirs() -> Timed:
             open_clips.set_epoch(self.turn)
-            return _Timed(open_clips.dataloader)
+            return Timed(open_clips.dataloader)
 
         rates = self._by_turns(ours, theirs)
         return {
             "end_to_end_samples_per_s": round(statistics.median(rates["ours"]), 1),
             "open_clip_end_to_end_samples_per_s": round(statistics.median(rates["open_clip"]), 1),
-            **_ratio("end_to_end_ratio", rates),
+            **ratio("end_to_end_ratio", rates["ours"], rates["open_clip"]),
         }
 
     def _by_turns(self, ours, theirs) -> dict[str, list[float]]:
@@ -183,7 +164,7 @@ class _Comparison:
                     rates[name].append(timed.rate(self.options.batch_size))
         return rates
 
-    def _train_ours(self, batches: _InTurn) -> None:
+    def _train_ours(self, batches: InTurn) -> None:
         StageTraining(
             recipe=self.recipe,
             stage=0,
@@ -197,7 +178,7 @@ class _Comparison:
             made_from={},
         ).run()
 
-    def _train_theirs(self, batches: _Timed) -> None:
+    def _train_theirs(self, batches: Timed) -> None:
         model = self._build().model
         args = parse_args(
             ["--model", self.model, "--precision", self.options.precision, "--device", self.options.device]
@@ -242,16 +223,11 @@ class _Comparison:
 class _Loader:
     """What open_clip's loop asks of a data loader."""
 
-    def __init__(self, batches: _Timed, num_batches: int, num_samples: int) -> None:
+    def __init__(self, batches: Timed, num_batches: int, num_samples: int) -> None:
         self.batches, self.num_batches, self.num_samples = batches, num_batches, num_samples
 
     def __iter__(self):
         return iter(self.batches)
-
-
-def _ratio(name: str, rates: dict[str, list[float]]) -> dict:
-    by_round = [mine / theirs for mine, theirs in zip(rates["ours"], rates["open_clip"], strict=True)]
-    return {name: round(statistics.median(by_round), 3), f"{name}_by_round": [round(value, 3) for value in by_round]}
 
 
 if __name__ == "__main__":

@@ -7,7 +7,10 @@ import timm
 import torch
 
 import mcl_clip
+from eval.knn import main as knn
+from eval.linear_probe import main as probe
 from eval.report.command import main as report
+from eval.scores import read_scores
 from mcl_clip.errors import UserError
 from mcl_clip.models.checkpoints import latest_checkpoint, load_checkpoint
 from mcl_clip.shards.captions import NO_CAPTIONS
@@ -16,6 +19,7 @@ from mcl_clip.shards.manifest import Manifest
 from tests.image_runs import WITHOUT_CAPTIONS, image_command
 from tests.jobs import finish, run_job, start, wait_for
 from tests.tars import write_shards
+from tests.test_linear_probe import class_folders
 from tests.tiny_runs import command, fingerprint, losses, metrics
 from training import preemption
 from training.main import main
@@ -77,11 +81,18 @@ def test_a_stage_loads_in_timm_and_all_of_them_as_one_model(three_stages):
     assert backbones[0].pretrained_cfg["input_size"][-1] == 32
 
 
-def test_the_report_tells_of_it(three_stages):
+def test_the_report_shows_scores_and_clusters(three_stages, tmp_path):
     run = three_stages / "runs/run"
+    folders = class_folders(tmp_path / "set")
+    for score, name in ((knn, "knn"), (probe, "linear_probe")):
+        flags = ["--model", str(run / "fused"), "--dataset", str(folders), "--device", "cpu"]
+        assert score([*flags, "--output", str(run / f"scores/{name}.json")]) == 0
+    rows = read_scores(run / "scores/knn.json")
+    assert [row["model"] for row in rows] == ["stage_0", "stage_1", "stage_2", "fused_0-1", "fused"]
     assert report([str(run)]) == 0
     page = (run / "report.html").read_text()
-    assert "simclr" in page and "stage_1" in page
+    assert "objective: simclr" in page and "knn20_acc1" in page and "lp_acc1" in page
+    assert page.count("data:image/") > 4  # the losses, and images of every cluster
 
 
 @pytest.mark.parametrize("objective", ["simclr", "moco"])

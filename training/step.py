@@ -29,8 +29,8 @@ class TrainingStep:
     """Takes the micro-batches of one global batch, updates the model, and follows open_clip_train's arithmetic.
 
     model: what is called and whose backward averages over ranks (DDP, compiled): the learner's; core: what is trained
-    inside it; prepare: makes a micro-batch's images, uint8 until then, into what the model takes. Random numbers of the
-    step (dropout, patch dropout) come from (seed, stage, step, rank), so a resumed run needs no random state of the past.
+    inside it; prepare: makes a micro-batch's images, uint8 until then, into what the model takes. Random numbers of
+    the step (dropout, patch dropout) come from (seed, stage, step, rank), so a resumed run needs no past state.
     """
 
     def __init__(

@@ -87,10 +87,10 @@ class Window:
             "memory_gib": _memory(self._ranks.device),
             "seconds_left": (self._total - step - 1) * per_step,
         }
-        texts = [batch.texts for batch in self._batches if batch.texts is not None]
-        if texts:
+        texts = torch.cat([batch.texts for batch in self._batches])
+        if texts.shape[1]:
             row["identical_caption_share"] = identical_caption_share(
-                self._batches[0].layout, torch.cat(texts), self._ranks.world_size
+                self._batches[0].layout, texts, self._ranks.world_size
             )
         self._reset()
         return row

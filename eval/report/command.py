@@ -75,6 +75,7 @@ def made_of(recipe: dict[str, Any]) -> str:
     data, stages = recipe.get("data", {}), recipe.get("stages", {})
     known = {
         "model": " ".join(filter(None, (recipe.get("model", {}).get(name) for name in ("model", "pretrained")))),
+        "objective": recipe.get("objective", {}).get("objective"),
         "data": data.get("train_data"),
         "global batch": data.get("global_batch"),
         "stages after stage 0": len(stages) - 1 if stages else None,

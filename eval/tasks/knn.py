@@ -56,7 +56,7 @@ def evaluate(
     if not neighbours or min(neighbours) < 1 or not 0 < temperature < float("inf"):
         raise UserError("--neighbours are numbers from 1 on, and --temperature is above 0")
     score = partial(_score, neighbours=neighbours, temperature=temperature)
-    options = {"batch_size": batch_size, "progress": progress, "temperature": temperature}
+    options: dict[str, Any] = {"batch_size": batch_size, "progress": progress, "temperature": temperature}
     return evaluate_rows(TASK, score, scored, train, test, **options)
 
 

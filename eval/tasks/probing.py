@@ -63,7 +63,7 @@ def evaluate_rows(
                 f"{each.name} and {tests[column].name} have different classes; the train split must name the same ones"
             )
     first, last = next(iter(trains.values())), next(iter(tests.values()))
-    options = {"batch_size": batch_size, "progress": progress}
+    options: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
     fitted, fitted_labels, fitted_hash = features(scored, first, **options)
     labels_of = {column: _labels(each, fitted_labels, first) for column, each in trains.items()}
     if (lone := next((column for column, each in labels_of.items() if len(np.unique(each)) < 2), None)) is not None:

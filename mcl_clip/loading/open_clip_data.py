@@ -44,7 +44,6 @@ class OpenClipData:
                 raise UserError(
                     f"{batch.keys[0]} or others of its batch cannot be read or replaced: index the data anew"
                 )
-            assert batch.texts is not None
             self.layout = batch.layout
             yield self.loader.normalize(batch.images), batch.texts
 

@@ -63,9 +63,8 @@ class Pairs:
     rows: [R, D], the anchors at positions [first, first + R) of `layout`; columns: [C, D], of all its positions. ids:
     int64 captions of rows [R] and columns [C], or None; pairs of equal captions that are not positives get a logit of
     minus infinity. wanted: which of `gradients`, those of the sum over all strips with respect to (scale * rows,
-    scale * columns, scale, bias). views: 1, or 2 for features that are the views of samples, two neighbours of each: an
-    anchor's positive is then the other view, and it is no candidate of itself. Without columns these are the rows, and
-    both have one gradient.
+    scale * columns, scale, bias). views: with 2, neighbours are a sample's views: an anchor's positive is the other one,
+    and it is no candidate of itself. Without columns these are the rows, and both have one gradient.
     """
 
     def __init__(
@@ -82,8 +81,7 @@ class Pairs:
         wanted: Sequence[bool],
         views: int = 1,
     ) -> None:
-        self._is_mirrored, self.views = columns is None, views
-        columns = rows if columns is None else columns
+        self._is_mirrored, self.views, columns = columns is None, views, rows if columns is None else columns
         self._operand = _operand_dtype(rows, columns)
         self.dtype, self.device = torch.promote_types(self._operand, torch.float32), rows.device
         self.max_logits = block_memory // self.dtype.itemsize
@@ -97,9 +95,7 @@ class Pairs:
             torch.zeros(shape, dtype=self.dtype, device=self.device) if want else None
             for shape, want in zip(shapes, wanted, strict=True)
         ]
-        if self._is_mirrored:
-            assert not any(wanted[2:])
-            self.gradients[1] = self.gradients[0]
+        self.gradients[1] = self.gradients[0] if self._is_mirrored else self.gradients[1]
 
     def zero(self) -> Tensor:
         """A scalar of the logits' precision."""
@@ -183,11 +179,11 @@ class Strip:
         """The positives of logits [count, rows, columns]: a view [count, rows], of two views [count, rows / 2, 2]."""
         if self.views == 1:
             return self.own(logits)
-        count, height, _ = logits.shape
         batch, row, column = logits.stride()
         # (2k, 2k + 1) and (2k + 1, 2k) of the square at `diagonal`, for every k.
-        start = logits.storage_offset() + (self.diagonal + 1) * column
-        return logits.as_strided((count, height // 2, 2), (batch, 2 * (row + column), row - column), start)
+        place = logits.storage_offset() + (self.diagonal + 1) * column
+        shape = len(logits), logits.shape[1] // 2, 2
+        return logits.as_strided(shape, (batch, 2 * (row + column), row - column), place)
 
     def hide(self, pairs: Tensor) -> None:
         """Leave pairs [count, rows, columns] out, but for positives."""

@@ -17,9 +17,11 @@ OUTPUTS = ("features", "projection")
 class ImageTower(TimmModel):
     """open_clip's timm tower with the backbone's own pooling and no classifier: images to its features."""
 
+    trunk: Any
+
     def __init__(self, name: str, args: Mapping[str, Any], preprocess_cfg: Mapping[str, Any]) -> None:
         nn.Module.__init__(self)
-        self.trunk: Any = timm.create_model(name, num_classes=0, **args)
+        self.trunk = timm.create_model(name, num_classes=0, **args)
         self.head = nn.Sequential()
         self.preprocess_cfg = dict(preprocess_cfg)
         size = self.preprocess_cfg["size"]

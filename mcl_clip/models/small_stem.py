@@ -16,8 +16,11 @@ SMALL = 96
 class SmallStemResNet(ResNet):
     """timm's ResNet with another beginning."""
 
-    def __init__(self, *args: Any, in_chans: int = 3, **kwargs: Any) -> None:
-        super().__init__(*args, in_chans=in_chans, **kwargs)
+    conv1: Any
+    maxpool: Any
+
+    def __init__(self, in_chans: int = 3, **kwargs: Any) -> None:
+        super().__init__(in_chans=in_chans, **kwargs)
         self.conv1 = nn.Conv2d(in_chans, 64, 3, 1, 1, bias=False)
         nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
         self.maxpool = nn.Identity()
