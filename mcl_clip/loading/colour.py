@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 ORDERS = tuple(permutations(range(4)))
+_LEAST = np.float32(1e-6)  # of what is divided by: where there is no chroma the dividend is zero
 _WEIGHTS = np.array([0.2989, 0.587, 0.114], np.float32)  # torchvision's
 
 
@@ -26,19 +27,18 @@ def shift_hue(image: np.ndarray, turns: float) -> np.ndarray:
     """The hue of HSV turned by -1/2 to 1/2."""
     red, green, blue = image
     value = image.max(0)
-    chroma = value - image.min(0)
-    divisor = np.where(chroma == 0, np.float32(1), chroma)
-    hue = np.where(
-        value == red,
-        (green - blue) / divisor,
-        np.where(value == green, 2 + (blue - red) / divisor, 4 + (red - green) / divisor),
-    )
+    base = image.min(0)
+    chroma = value - base
+    inverse = 1 / np.maximum(chroma, _LEAST)
+    hue = np.where(value == green, 2 + (blue - red) * inverse, 4 + (red - green) * inverse)
+    np.copyto(hue, (green - blue) * inverse, where=value == red)
     hue += np.float32(6 * turns)
-    hue += 6 * (hue < 0)
-    hue -= 6 * (hue >= 6)
-    base = value - chroma
-    shares = (np.abs(hue - 3) - 1, 2 - np.abs(hue - 2), 2 - np.abs(hue - 4))
-    return np.stack([base + chroma * share.clip(0, 1) for share in shares])
+    hue -= 6 * np.floor(hue / 6)
+    shares = np.stack((np.abs(hue - 3) - 1, 2 - np.abs(hue - 2), 2 - np.abs(hue - 4)))
+    shares.clip(0, 1, out=shares)
+    shares *= chroma
+    shares += base
+    return shares
 
 
 def blur(image: np.ndarray, sigma: float) -> np.ndarray:

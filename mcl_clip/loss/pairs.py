@@ -63,8 +63,8 @@ class Pairs:
     rows: [R, D], the anchors at positions [first, first + R) of `layout`; columns: [C, D], of all its positions. ids:
     int64 captions of rows [R] and columns [C], or None; pairs of equal captions that are not positives get a logit of
     minus infinity. wanted: which of `gradients`, those of the sum over all strips with respect to (scale * rows,
-    scale * columns, scale, bias). views: with 2, neighbours are a sample's views: an anchor's positive is the other, and
-    it is no candidate of itself. Without columns these are the rows, and both have one gradient.
+    scale * columns, scale, bias). views: with 2, neighbours are a sample's views: an anchor's positive is the other
+    one, itself is no candidate. Without columns these are the rows, and both have one gradient.
     """
 
     def __init__(
