@@ -29,7 +29,7 @@ def test_votes_are_lightlys(monkeypatch):
     monkeypatch.setattr("eval.tasks.knn.BLOCK", 60 * 7)  # of several blocks
     train, test = unit(60, 0), unit(25, 1)
     labels = np.random.default_rng(2).integers(0, 4, 60)
-    found = predict(train, labels, test, (1, 5, 200))
+    found = predict(torch.from_numpy(train), labels, torch.from_numpy(test), (1, 5, 200))
     for count, each in found.items():
         bank = torch.from_numpy(train).T, torch.from_numpy(labels)
         theirs = knn_predict(torch.from_numpy(test), *bank, num_classes=4, knn_k=min(count, 60), knn_t=0.1)
@@ -112,7 +112,7 @@ def test_lightlys_classifiers_run_on_the_fused_module(table, stages):
     with torch.no_grad():
         bank, queries = (torch.nn.functional.normalize(fused(images[split]), dim=1) for split in ("train", "test"))
     theirs = knn_predict(queries, bank.T.contiguous(), labels["train"], num_classes=2, knn_k=20)[:, 0]
-    ours = predict(bank.numpy(), labels["train"].numpy(), queries.numpy(), (20,))[20]
+    ours = predict(bank, labels["train"].numpy(), queries, (20,))[20]
     assert ours.tolist() == theirs.tolist()
 
 

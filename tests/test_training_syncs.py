@@ -15,6 +15,7 @@ from tests.tiny_runs import command, metrics
 from training.arithmetic import pixel_dtype
 from training.arrows.stage import StageTraining
 from training.main import main
+from training.objectives.clip import ClipLearner
 from training.step import TrainingStep
 
 WAITS = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default}
@@ -75,7 +76,7 @@ def step_of(model, prepare, precision, loss=None) -> TrainingStep:
     return TrainingStep(
         model,
         model,
-        loss or MCLClipLoss(),
+        ClipLearner(model, loss or MCLClipLoss()),
         torch.optim.SGD(model.parameters(), 0.1),
         lambda step: 0.1,
         None,

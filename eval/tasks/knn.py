@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from eval.data.classification_set import ClassificationSet
 from eval.models import ScoredModel
@@ -19,23 +20,23 @@ BLOCK = 1 << 24
 
 
 def predict(
-    train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, neighbours: Sequence[int], temperature: float = 0.1
+    train: Tensor, train_labels: np.ndarray, test: Tensor, neighbours: Sequence[int], temperature: float = 0.1
 ) -> dict[int, np.ndarray]:
     """Labels of `test` [M, D] by each number of nearest neighbours in `train` [N, D], unit vectors both.
 
     A neighbour's vote weighs exp(cosine / temperature) (arXiv 1805.01978); of equal classes the first is taken.
     """
-    bank, bank_labels = torch.from_numpy(train), torch.from_numpy(train_labels)
+    bank, bank_labels = train, torch.from_numpy(train_labels).to(train.device)
     classes = int(bank_labels.max()) + 1
     found: dict[int, list[torch.Tensor]] = {count: [] for count in neighbours}
-    for block in torch.from_numpy(test).split(max(1, BLOCK // len(bank))):
+    for block in test.split(max(1, BLOCK // len(bank))):
         similarity, index = (block @ bank.T).topk(min(max(neighbours), len(bank)), dim=1)
         # Relative to the nearest, so that no weight overflows.
         weights, voted = ((similarity - similarity[:, :1]) / temperature).exp(), bank_labels[index]
         for count in neighbours:
-            votes = torch.zeros(len(block), classes, dtype=weights.dtype)
+            votes = weights.new_zeros(len(block), classes)
             found[count].append(votes.scatter_add_(1, voted[:, :count], weights[:, :count]).argmax(1))
-    return {count: torch.cat(parts).numpy() for count, parts in found.items()}
+    return {count: torch.cat(parts).cpu().numpy() for count, parts in found.items()}
 
 
 def evaluate(
@@ -61,9 +62,9 @@ def evaluate(
 
 
 def _score(
-    train: np.ndarray,
+    train: Tensor,
     train_labels: np.ndarray,
-    test: np.ndarray,
+    test: Tensor,
     labels: np.ndarray,
     *,
     neighbours: Sequence[int],

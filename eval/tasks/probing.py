@@ -41,7 +41,7 @@ def features(
 
 def evaluate_rows(
     task: str,
-    score: Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], Scores],
+    score: Callable[[Tensor, np.ndarray, Tensor, np.ndarray], Scores],
     scored: ScoredModel,
     train: ClassificationSet | Columns,
     test: ClassificationSet | Columns,
@@ -52,9 +52,9 @@ def evaluate_rows(
 ) -> list[dict[str, Any]]:
     """Results of `score(train features, labels, test features, labels)`, every image embedded once for all rows.
 
-    Features are unit vectors [N, D], labels int64 [N]. Of several columns each metric is METRIC/COLUMN, and METRIC of
-    what is right the mean over the columns, with an interval over the images. Raises `UserError` when the two splits
-    have other classes, or one class only.
+    Features are unit vectors [N, D] on the model's device, labels int64 [N]. Of several columns each metric is
+    METRIC/COLUMN, and METRIC of what is right the mean over the columns, with an interval over the images. Raises
+    `UserError` when the two splits have other classes, or one class only.
     """
     trains, tests = (each if isinstance(each, Mapping) else {"": each} for each in (train, test))
     for column, each in trains.items():
@@ -78,7 +78,7 @@ def evaluate_rows(
     }
     results = []
     for row in tqdm(rows_of(scored.model), task, disable=not progress):
-        values = [row_embedding(scored.model, row, each).numpy() for each in (fitted, scored_on)]
+        values = [row_embedding(scored.model, row, each).to(scored.device) for each in (fitted, scored_on)]
         found = {column: score(values[0], labels_of[column], values[1], tested[column]) for column in trains}
         metrics, intervals = _told(found)
         counts = {"n_train": len(fitted_labels), "n_images": len(labels)}

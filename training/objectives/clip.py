@@ -32,10 +32,12 @@ class Clip(Objective):
         return train_transform(built.preprocess_cfg, self.recipe.data.aug_cfg)
 
     def learner(self, built: BuiltModel, plan: Plan, ranks: Ranks) -> Learner:
-        return _ClipLearner(built.model, make_loss(self.recipe, ranks))
+        return ClipLearner(built.model, make_loss(self.recipe, ranks))
 
 
-class _ClipLearner(Learner):
+class ClipLearner(Learner):
+    """Holds the logit scale within its bounds, and tells it."""
+
     @torch.no_grad()
     def updated(self) -> dict[str, Tensor]:
         scale: Tensor = self.model.logit_scale  # type: ignore[assignment]
