@@ -57,6 +57,18 @@ def test_a_saved_stage_is_a_backbone_of_timms(tmp_path, name):
         load_stage_model(tmp_path / "model")
 
 
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"timm_model": "hf-hub:some/where"}, "timm has no model"),
+        ({"timm_args": {"checkpoint_path": "x.pth"}}, "alone"),
+    ],
+)
+def test_a_configuration_reaches_no_other_source(change, why):
+    with pytest.raises(UserError, match=why):
+        ImageModel(configuration() | change, PREPROCESS)
+
+
 def test_small_stems_keep_the_size_of_the_image():
     images = torch.randn(1, 3, 32, 32)
     small, usual = (timm.create_model(name, num_classes=0).eval() for name in ("mcl_resnet18_small", "resnet18"))

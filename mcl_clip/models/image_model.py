@@ -42,6 +42,7 @@ class ImageModel(nn.Module):
         self, model_cfg: Mapping[str, Any], preprocess_cfg: Mapping[str, Any], pretrained: bool = False
     ) -> None:
         super().__init__()
+        _check(model_cfg)
         try:
             args = {**model_cfg["timm_args"], "pretrained": pretrained}
             self.visual = ImageTower(model_cfg["timm_model"], args, preprocess_cfg)
@@ -71,6 +72,15 @@ class ImageModel(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """As open_clip's."""
         self.visual.set_grad_checkpointing(enable)
+
+
+def _check(model_cfg: Mapping[str, Any]) -> None:
+    """A configuration may come from anywhere: it names a model that timm has, and no other source or file."""
+    name, args = model_cfg["timm_model"], model_cfg["timm_args"]
+    if not timm.is_model(str(name).partition(".")[0]):
+        raise UserError(f"timm has no model {name}")
+    if other := sorted(set(args) - {"img_size"}):
+        raise UserError(f"timm_args of a stage are img_size alone, not {other[0]}")
 
 
 def is_image_model(config: Mapping[str, Any]) -> bool:
