@@ -5,7 +5,8 @@ from typing import Any
 
 import yaml
 
-TAGS = ["clip", "open_clip", "mcl", "multistage-contrastive-learning", "zero-shot-image-classification"]
+TASKS = {"CLIP": "zero-shot-image-classification", "image model": "image-feature-extraction"}
+TAGS = {"CLIP": ["clip", "open_clip"], "image model": ["timm"]}
 
 
 def card_text(config: Mapping[str, Any], model: Any) -> str:
@@ -15,13 +16,18 @@ def card_text(config: Mapping[str, Any], model: Any) -> str:
     `scores` (rows {dataset, model, task, metrics}, as the evaluation writes them; they become `model-index`).
     """
     card = config["card"]
-    name = card.get("name", "Fused multistage CLIP")
+    kind = "CLIP" if "text" in model.sharing else "image model"
+    name = card.get("name", f"Fused multistage {kind}")
     sources = [stage["source"] for stage in config["stages"]]
     license_name = card.get("license", "other")
-    front: dict[str, Any] = {"tags": TAGS, "license": license_name, "library_name": "mcl_clip"}
+    front: dict[str, Any] = {
+        "tags": [*TAGS[kind], "mcl", "multistage-contrastive-learning", TASKS[kind]],
+        "license": license_name,
+        "library_name": "mcl_clip",
+    }
     if license_name == "other":
         front["license_name"] = "see-base-model"
-    front["pipeline_tag"] = "zero-shot-image-classification"
+    front["pipeline_tag"] = TASKS[kind]
     if base := card.get("base_model"):
         front["base_model"] = base
     if scores := card.get("scores"):
@@ -35,7 +41,7 @@ def card_text(config: Mapping[str, Any], model: Any) -> str:
     ]
     lines += [
         f"{model.num_stages} stages of multistage contrastive learning "
-        "([arXiv 2402.11816](https://arxiv.org/abs/2402.11816)) as one CLIP "
+        "([arXiv 2402.11816](https://arxiv.org/abs/2402.11816)) as one {kind} "
         f"(fusion: {config['fusion']}{', collapsed' if config['collapsed'] else ''}; "
         f"embedding size {model.visual.output_dim}).",
         "",
