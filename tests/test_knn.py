@@ -64,9 +64,8 @@ def table(tmp_path_factory):
 def stages(tmp_path_factory):
     directory = tmp_path_factory.mktemp("stages")
     for seed in (0, 1):
-        model = image_model(seed, name="mcl_tiny_conv")
-        cfg = configuration("mcl_tiny_conv")
-        cfg |= {"features": {"dim": 2048}, "embed_dim": 2048}
+        model = image_model(seed)
+        cfg = configuration() | {"features": {"dim": 96}, "embed_dim": 96}
         save_stage_model(model, directory / str(seed), model_cfg=cfg, preprocess_cfg=PREPROCESS)
     return f"{directory}/0,{directory}/1"
 
