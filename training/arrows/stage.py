@@ -49,8 +49,7 @@ class StageTraining:
     made_from: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        settings = self.recipe.stages[self.stage]
-        optimization = self.recipe.optimization
+        settings, optimization = self.recipe.stages[self.stage], self.recipe.optimization
         self.core = self.built.model
         lock(self.core, settings)
         self.learner = objective_of(self.recipe).learner(self.built, self.loader.plans[0], self.ranks)
@@ -94,8 +93,7 @@ class StageTraining:
             raise Preempted
 
     def _training_step(self) -> TrainingStep:
-        optimization = self.recipe.optimization
-        settings = self.recipe.stages[self.stage]
+        settings, optimization = self.recipe.stages[self.stage], self.recipe.optimization
         self.learner.model.train()
         return TrainingStep(
             wrap(self.learner.model, optimization, self.ranks),
