@@ -86,7 +86,9 @@ def disk_ratio(fused: FusedCLIP) -> tuple[float, FusedCLIP]:
             sum(file.stat().st_size for file in (Path(folder) / name).rglob("*") if file.is_file())
             for name in ("fused", "stage")
         ]
-        return sizes[0] / sizes[1], load_fused(Path(folder) / "fused")
+        loaded = load_fused(Path(folder) / "fused")
+        assert isinstance(loaded, FusedCLIP)
+        return sizes[0] / sizes[1], loaded
 
 
 @torch.inference_mode()

@@ -18,7 +18,7 @@ from lightly.transforms import SimCLRTransform
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from benchmarks import input_pipeline
+from benchmarks.pictures import write_shards
 from mcl_clip.loading.loader import GlobalBatchLoader
 from mcl_clip.loading.views import views_transform
 from mcl_clip.shards.captions import NO_CAPTIONS
@@ -31,7 +31,7 @@ PREPROCESS = {"size": SIZE, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224,
 
 def measure_views(options: argparse.Namespace, folder: Path) -> dict:
     """Images a second, of which each has two views, by both; and the ratio."""
-    paths = input_pipeline.write_shards(options, folder / "tars", size=SIZE)
+    paths = write_shards(options, folder / "tars", size=SIZE)
     manifest = index_sources(paths, folder / "index", caption_key=NO_CAPTIONS)
     _write_files(manifest, folder / "files")
     ours = GlobalBatchLoader(

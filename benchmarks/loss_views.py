@@ -8,7 +8,7 @@ from lightly.loss import NTXentLoss
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks import loss as clip
+from benchmarks.steps import by_turns, forward_backward
 from mcl_clip.loss import MCLNTXentLoss
 from mcl_clip.plan.segments import SegmentLayout
 
@@ -26,10 +26,10 @@ def _point(batch: int, segments: int, options: argparse.Namespace) -> dict:
     views = _views(batch, options)
     layout = SegmentLayout((batch // segments,) * segments)
     ours, theirs = MCLNTXentLoss(temperature=TEMPERATURE), NTXentLoss(temperature=TEMPERATURE)
-    ms, peaks, values = clip.by_turns(
+    ms, peaks, values = by_turns(
         {
-            "ours": partial(clip.forward_backward, partial(ours, segments=layout), views),
-            "lightly": partial(clip.forward_backward, theirs, views),
+            "ours": partial(forward_backward, partial(ours, segments=layout), views),
+            "lightly": partial(forward_backward, theirs, views),
         },
         options,
     )

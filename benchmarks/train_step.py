@@ -20,6 +20,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import input_pipeline
+from benchmarks.pictures import write_shards
 from benchmarks.turns import InTurn, Timed, ratio
 from mcl_clip.loading.augment import train_transform
 from mcl_clip.loading.loader import GlobalBatchLoader
@@ -119,7 +120,7 @@ class _Comparison:
     def _end_to_end(self) -> dict:
         options = self.options
         shards = argparse.Namespace(shards=options.shards, shard_size=256, seed=0)
-        paths = input_pipeline.write_shards(shards, self.folder)
+        paths = write_shards(shards, self.folder)
         manifest = index_sources(paths, self.folder / "index")
         steps = manifest.num_samples // options.batch_size
         built = self._build()

@@ -3,7 +3,8 @@ import json
 import pytest
 import torch
 
-from benchmarks.loss import main, peak_memory
+from benchmarks.loss import main
+from benchmarks.steps import peak_memory
 
 MIB = 1 << 20
 

@@ -18,7 +18,7 @@ import mcl_clip  # registers the demo's tower
 from demo.__main__ import main
 from demo.data import TINY, generate
 from demo.features import FEATURES, NAMES
-from eval import linear_probe, mmvp, retrieval, sugarcrepe, winoground, zero_shot
+from eval import knn, linear_probe, mmvp, retrieval, sugarcrepe, winoground, zero_shot
 from eval.compare import main as compare_main
 from eval.data.mmvp import read_pairs
 from eval.data.retrieval import open_captions
@@ -189,7 +189,7 @@ def test_run_again_reuses_what_is_finished(run, capfd) -> None:
         *((shards_main, name) for name in ("", "pack", "index", "bucket", "verify")),
         *((each, "") for each in (train_main, cluster_main, fuse_main, export_main)),
         *((each, "") for each in (eval_main, compare_main, report_main)),
-        *((each.main, "") for each in (mmvp, zero_shot, retrieval, sugarcrepe, winoground, linear_probe)),
+        *((each.main, "") for each in (mmvp, zero_shot, retrieval, sugarcrepe, winoground, linear_probe, knn)),
     ],
     ids=lambda value: value if isinstance(value, str) else getattr(value, "__module__", ""),
 )
