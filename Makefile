@@ -60,7 +60,8 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 bench: $(VENV)/.installed-dev
-	@for name in loss bucketing pack planner clustering fused_inference train_step input_pipeline retrieval zero_shot linear_probe; do \
+	@for name in loss "loss --objective simclr" bucketing pack planner clustering fused_inference train_step \
+		"train_step --objective simclr" input_pipeline "input_pipeline --views 2" queue retrieval zero_shot linear_probe; do \
 		echo "# $$name" >&2; $(BIN)/python -m benchmarks.$$name --json || exit 1; done
 
 study: $(VENV)/.installed-study
