@@ -5,6 +5,7 @@ import shutil
 import signal
 import time
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
@@ -74,26 +75,40 @@ def test_killed_at_random_points_a_run_ends_with_the_same_bits(whole, tmp_path):
     events = whole[2]
     assert events > 200
     log, kills, runs = tmp_path / "log", Counter(), 0
-    # Runs that are killed again and again until one goes through: at an event on the disk, then at any moment.
+    run = tmp_path / "killed/runs/run"
+
+    def kill_when(condition, arguments, delay):
+        process = start(arguments, log)
+        wait_for(lambda: condition() or not process.is_alive())
+        time.sleep(delay)
+        process.kill()
+        return process
+
+    # Runs that are killed again and again until one goes through: at an event on the disk, some steps on, in a phase
+    # that is soon over.
     while kills.total() < KILLS:
         draws = np.random.Generator(np.random.Philox((runs, events)))
         for kill in range(EACH):
-            arguments = [*same_run(whole, tmp_path / "killed"), "--workers", str(WORKERS * (kill % 3 == 2))]
-            if kill % 2:
-                far = steps_told(tmp_path / "killed") + draws.integers(1, 10)
-                process = start(arguments, log)
-                wait_for(lambda: steps_told(tmp_path / "killed") >= far or not process.is_alive())  # noqa: B023
-                time.sleep(draws.uniform(0, 0.05))
-                process.kill()
-            else:
+            arguments = [*same_run(whole, tmp_path / "killed"), "--workers", str(WORKERS * (kill % 2))]
+            if kill % 3 == 0:
                 process = start(arguments, log, die_at=int(draws.integers(1, events * 3 // EACH)))
+            elif kill % 3 == 1:
+                far = steps_told(tmp_path / "killed") + draws.integers(1, 10)
+                condition = partial(lambda far: steps_told(tmp_path / "killed") >= far, far)
+                process = kill_when(condition, arguments, draws.uniform(0, 0.05))
+            else:
+                ahead = ("index",) if not run.exists() else ("clusters", "buckets")
+                ahead = ("fused model",) if (run / "stage_2/buckets/manifest.json").exists() else ahead
+                short = ahead[draws.integers(len(ahead))]
+                condition = partial(lambda short: run.exists() and phase(run) == short, short)
+                process = kill_when(condition, arguments, draws.uniform(0, 0.02))
             if finish(process) == 0:
                 break
             assert process.exitcode == -signal.SIGKILL, log.read_text()
-            kills[phase(tmp_path / "killed/runs/run")] += 1
+            kills[phase(run)] += 1
         assert finish(start(same_run(whole, tmp_path / "killed"), log)) == 0, log.read_text()
         assert_same(whole, tmp_path / "killed")
-        assert not list((tmp_path / "killed/runs/run").rglob(".*.tmp"))
+        assert not list(run.rglob(".*.tmp"))
         shutil.rmtree(tmp_path / "killed")
         runs += 1
         print(f"{kills.total()} kills, {runs} runs with the same bits, {dict(kills)}", flush=True)  # pytest -s shows it

@@ -14,9 +14,15 @@ from timm.models.vision_transformer import VisionTransformer as TimmVisionTransf
 from torch import Tensor, nn
 
 from mcl_clip.models.image_model import ImageModel, ImageTower
-from mcl_clip.openclip import towers
 from mcl_clip.openclip.models import CLIP, CustomTextCLIP
-from mcl_clip.openclip.towers import ModifiedResNet, TextTransformer, TimmModel, VisionTransformer, is_plain
+from mcl_clip.openclip.towers import (
+    ModifiedResNet,
+    TextTransformer,
+    TimmModel,
+    VisionTransformer,
+    is_plain,
+    text_global_pool,
+)
 
 _NO_SEQUENCE = (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 """What calling modules in an order that is not theirs may raise."""
@@ -239,7 +245,7 @@ def _text_block(block: nn.Module, state: tuple) -> tuple:
 
 def _text_pool(tower: Any, pool_type: str, eos_id: int | None, state: tuple) -> Tensor:
     x, _, text = state
-    pooled = towers.text_global_pool(tower.ln_final(x), text, pool_type, eos_token_id=eos_id)
+    pooled = text_global_pool(tower.ln_final(x), text, pool_type, eos_token_id=eos_id)
     projection = tower.text_projection
     if projection is None:
         return pooled
