@@ -53,10 +53,9 @@ def fit_fusion(
     be scored on them. Negatives share the pseudo-label by `clusters`, those of the first, second, ... stage, where
     known; where too few pairs do, that of fewer stages; without any they come from anywhere. The card keeps under `fit`
     what was fitted on (`named`), how many pairs, the losses, and whether stage 0 is `pretrained` on data that nobody
-    knows here. The ranks of a `world` all call this, embed a part of
-    the shards each, and get the same model, whatever their number and the workers. Embeddings go to `work`, by which a
-    call that was killed goes on when it is `made_from` the same; the caller deletes it. Raises `UserError` when the
-    pairs do not suffice (see `fit_weights`).
+    knows here. The ranks of a `world` all call this, embed a part of the shards each, and get the same model, whatever
+    their number and the workers. Embeddings go to `work`, by which a call that was killed goes on when it is
+    `made_from` the same; the caller deletes it. Raises `UserError` when the pairs do not suffice (see `fit_weights`).
     """
     world = world or World()
     identity = {**(made_from or {}), "data": data.hash, "pairs": pairs, "seed": seed, "batch_size": batch_size}
