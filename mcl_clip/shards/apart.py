@@ -31,10 +31,10 @@ class Apart:
         digest = hashlib.blake2b(f"{self.seed}\0{group}".encode(), digest_size=8).digest()
         return int.from_bytes(digest, "little") < self.share * 2**64
 
-    def group(self, caption: str, record: bytes | None) -> str | None:
+    def group(self, caption: str | None, record: bytes | None) -> str | None:
         """The group of a sample with this first caption and this `.json`, if any."""
         if self.key is None:
-            return " ".join(caption.casefold().split())
+            return " ".join(caption.casefold().split()) if caption else None
         try:
             content = json.loads(record or b"")
         except (ValueError, RecursionError):

@@ -87,7 +87,7 @@ def _scan(buffer: Any, tar: int, caption_key: str | None, apart: Apart | None) -
         first, last = caption if caption and text else (0, 0)
         if not (image and image.size and (last or not needs_captions)):
             note(left_out, _reason(sample, image, caption, caption_key), [sample.key])
-        elif apart and text:
+        elif apart:
             record = by_extension.get("json") if apart.key else None
             group = apart.group(text, _payload(buffer, record) if record else None)
             if group is None:
