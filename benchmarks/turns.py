@@ -35,9 +35,11 @@ class Timed:
 class InTurn(Timed):
     """The same with the plan of `steps` batches of one pseudo-label, and `normalize`, as a loader has them."""
 
-    def __init__(self, batches: Iterable[Any], steps: int, batch_size: int, normalize: Normalize) -> None:
+    def __init__(
+        self, batches: Iterable[Any], steps: int, batch_size: int, normalize: Normalize, text_vectors: bool = False
+    ) -> None:
         super().__init__(batches)
-        self.steps, self.normalize = steps, normalize
+        self.steps, self.normalize, self.text_vectors = steps, normalize, text_vectors
         count = np.array([steps * batch_size])
         self.plans = EpochPlans([""], np.array([0]), count, 0, 0, batch_size, Policy(min_segment=batch_size))
         self.faults = Faults(0.001, int(count[0]), 1)

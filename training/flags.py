@@ -108,6 +108,10 @@ def parser() -> argparse.ArgumentParser:
         "(default 0.001)",
     )  # fmt: skip
     add(
+        "--mcl-no-text-cache", action="store_true",
+        help="with --lock-text, run the text tower in every step instead of keeping every caption's vector on disk",
+    )  # fmt: skip
+    add(
         "--mcl-channels-last", action="store_true",
         help="images and convolutions channel by channel within a pixel, which tensor cores read faster",
     )  # fmt: skip

@@ -33,6 +33,7 @@ NEEDS: tuple[tuple[str, Callable[[Values], bool], str], ...] = (
     ("lock_image_freeze_bn_stats", _is_on("lock_image"), "needs --lock-image"),
     ("lock_text_unlocked_layers", _is_on("lock_text"), "needs --lock-text"),
     ("lock_text_freeze_layer_norm", _is_on("lock_text"), "needs --lock-text"),
+    ("no_text_cache", _is_on("lock_text"), "needs --lock-text"),
     ("momentum", lambda values: values["opt"].lower() != "adamw", "needs an optimizer of timm: --opt timm/NAME"),
     ("epochs_cooldown", _cools_down, "needs --lr-scheduler const-cooldown"),
     ("lr_cooldown_end", _cools_down, "needs --lr-scheduler const-cooldown"),

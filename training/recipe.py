@@ -66,6 +66,7 @@ class DataRecipe:
     caption_probs: list[float] | None
     fit_share: float | None
     fit_group: str | None
+    no_text_cache: bool = field(metadata=FREE)
     skip_broken: bool = field(metadata=FREE)
     max_faults: float = field(metadata=FREE)
     global_batch: int

@@ -87,7 +87,8 @@ class TrainingStep:
 
     def _inputs(self, batch: MicroBatch) -> tuple[torch.Tensor, ...]:
         images = self.prepare(batch.images)
-        return (images, batch.texts) if batch.texts.shape[1] else (images,)
+        texts = batch.texts if batch.vectors is None else batch.vectors
+        return (images, texts) if batch.texts.shape[1] else (images,)
 
     def _update(self) -> None:
         if self.scaler is None:

@@ -13,6 +13,7 @@ from mcl_clip import seeds
 from mcl_clip.errors import UserError
 from mcl_clip.loading.augment import WORDS, Transform
 from mcl_clip.loading.decode import DecodeError
+from mcl_clip.loading.text_vectors import TextVectors
 from mcl_clip.plan.epochs import EpochPlans
 from mcl_clip.plan.permutation import mix
 from mcl_clip.shards.manifest import Manifest
@@ -40,7 +41,7 @@ class Samples(NamedTuple):
     images [b, *shape], shape and dtype of the transform; texts int64 [b, context], of context 0 without a tokenizer;
     keys "source shard/key", of what was delivered; faults: (key of the unreadable sample, why); slow: images the fast
     decoder did not take; missing: which of the b are no sample (nor a picture), because none could be read in its
-    stead; error: what ends the run, for the user.
+    stead; error: what ends the run, for the user; vectors [b, D]: of the captions, where they are known.
     """
 
     images: torch.Tensor
@@ -50,6 +51,7 @@ class Samples(NamedTuple):
     slow: int
     missing: list[int]
     error: str | None
+    vectors: torch.Tensor | None = None
 
 
 class ShardDataset(Dataset):
@@ -66,9 +68,10 @@ class ShardDataset(Dataset):
         transform: Transform,
         tokenizer: Tokenizer | None,
         caption_probs: Sequence[float] | None = None,
+        text_vectors: TextVectors | None = None,
     ):
         self.manifest, self.plans, self.caption_probs = manifest, plans, caption_probs
-        self.transform, self.tokenizer = transform, tokenizer
+        self.transform, self.tokenizer, self.text_vectors = transform, tokenizer, text_vectors
         self._open = _opener(manifest)
 
     def __getstate__(self):
@@ -84,6 +87,7 @@ class ShardDataset(Dataset):
         captions: list[str] = []
         keys: list[str] = []
         faults: list[tuple[str, str]] = []
+        given: list[tuple[str, str] | None] = []
         missing: list[int] = []
         slow = 0
         try:
@@ -97,17 +101,20 @@ class ShardDataset(Dataset):
                     if substitute is None:
                         missing.append(index)
                         captions.append("")
+                        given.append(None)
                         keys.append(self._key(*sample))
                         continue
                     sample, (image, caption, fast) = substitute
                 images[index] = image
                 captions.append(caption)
                 keys.append(self._key(*sample))
+                given.append((self._open(sample[0]).source_of(sample[1])[0], caption))
                 slow += not fast
+            vectors = self.text_vectors.of(given) if self.text_vectors else None
         except UserError as error:  # a worker's exception would reach the user as a traceback
             return Samples(images[:0], torch.empty(0, 0, dtype=torch.int64), [], faults, slow, [], str(error))
         texts = torch.empty(count, 0) if self.tokenizer is None else self.tokenizer(captions)
-        return Samples(images, texts.to(torch.int64), keys, faults, slow, missing, None)
+        return Samples(images, texts.to(torch.int64), keys, faults, slow, missing, None, vectors)
 
     def _read(self, shard: int, ordinal: int, words: np.ndarray) -> tuple[torch.Tensor, str, bool]:
         rows: ShardRows = self._open(shard)

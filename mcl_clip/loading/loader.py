@@ -18,6 +18,7 @@ from mcl_clip.loading.micro_batch import MicroBatch
 from mcl_clip.loading.normalize import Normalize
 from mcl_clip.loading.readers import from_readers
 from mcl_clip.loading.requests import Requests, cut
+from mcl_clip.loading.text_vectors import TextVectors
 from mcl_clip.loading.transfer import Transfer
 from mcl_clip.plan.epochs import EpochPlans
 from mcl_clip.plan.plan import Plan
@@ -37,7 +38,7 @@ class GlobalBatchLoader:
     Unreadable samples are replaced by others of their pseudo-label, or where there is none, missing: `union` gives the
     positions that are missing on any rank. `faults` gathers them; `UserError` when they are more than the share
     `max_faults` of the samples. Of several captions of a sample one is drawn an epoch, by `caption_probs` of the keys
-    (see `captions.draw_caption`).
+    (see `captions.draw_caption`). With `text_vectors` its vector comes with it.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class GlobalBatchLoader:
         policy: Policy | None = None,
         num_samples: int | None = None,
         caption_probs: Sequence[float] | None = None,
+        text_vectors: TextVectors | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         channels_last: bool = False,
@@ -80,10 +82,11 @@ class GlobalBatchLoader:
         self.normalize = Normalize(transform.mean, transform.std, dtype, channels_last).to(self.device)
         self.epoch = self.step = 0
         self._transfer = Transfer(self.device)
+        self.text_vectors = text_vectors
         self.piece, prefetch = cut(batch_size, math.prod(transform.shape) * transform.dtype.itemsize, workers)
         self.faults = Faults(max_faults, manifest.num_samples, world_size)
         self._loader = DataLoader(
-            ShardDataset(manifest, self.plans, transform, tokenizer, caption_probs),
+            ShardDataset(manifest, self.plans, transform, tokenizer, caption_probs, text_vectors),
             sampler=Requests(self),  # type: ignore[arg-type]
             batch_size=None,
             num_workers=workers,
@@ -151,7 +154,7 @@ class GlobalBatchLoader:
         if len(missing) == self.global_batch:
             raise UserError("no sample of a whole global batch can be read; check the data with mcl-shards verify")
         return [
-            MicroBatch(part.images, part.texts, part.keys, plan.layout(t), step, micro, missing)
+            MicroBatch(part.images, part.texts, part.keys, plan.layout(t), step, micro, missing, part.vectors)
             for micro, part in enumerate(parts)
         ]
 

@@ -15,7 +15,8 @@ class MicroBatch:
     what a tower takes (a `PilTransform` gives floats, normalised already); texts: int64 [b, context], on the device, of
     context 0 where no captions are read; keys: "source shard/key"; layout: of the WHOLE global batch; step: of the
     epoch; micro: of the accumulation, from 0; missing: positions of the WHOLE global batch that hold no sample and must
-    not count (see `loss.missing`).
+    not count (see `loss.missing`); vectors: [b, D] of the captions, on the device, where a locked text tower's are
+    known (see `TextVectors`).
     """
 
     images: Tensor
@@ -25,3 +26,4 @@ class MicroBatch:
     step: int
     micro: int
     missing: tuple[int, ...] = ()
+    vectors: Tensor | None = None

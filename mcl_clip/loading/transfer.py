@@ -23,23 +23,27 @@ class Transfer:
         in it. Rows that are missing hold an image of the micro-batch's own, which does least to a BatchNorm.
         """
         images = texts = torch.empty(0)
+        vectors = None
         keys: list[str] = []
         missing: list[int] = []
         for piece in pieces:
             start, stop = len(keys), len(keys) + len(piece.keys)
             if alone and stop - start == count and self.device.type == "cpu":
-                images, texts = piece.images, piece.texts
+                images, texts, vectors = piece.images, piece.texts, piece.vectors
             else:
                 if not start:
                     images, texts = (self._room(count, part) for part in (piece.images, piece.texts))
+                    vectors = None if piece.vectors is None else self._room(count, piece.vectors)
                 images[start:stop].copy_(piece.images, non_blocking=True)
                 texts[start:stop].copy_(piece.texts, non_blocking=True)
+                if vectors is not None:
+                    vectors[start:stop].copy_(piece.vectors, non_blocking=True)
             keys += piece.keys
             missing += [start + row for row in piece.missing]
         present = next((row for row in range(count) if row not in missing), None)
         for row in missing:
             images[row] = 0 if present is None else images[present]
-        return Samples(images, texts, keys, [], 0, missing, None)
+        return Samples(images, texts, keys, [], 0, missing, None, vectors)
 
     def ahead(self, steps: Iterator[list[MicroBatch]]) -> Iterator[list[MicroBatch]]:
         """Every step as it comes; on CUDA the next one has been read, and its copies begun, by then."""
@@ -63,8 +67,9 @@ class Transfer:
         computing = torch.cuda.current_stream(self.device)
         computing.wait_event(copied)
         for batch in step:
-            batch.images.record_stream(computing)
-            batch.texts.record_stream(computing)
+            for tensor in (batch.images, batch.texts, batch.vectors):
+                if tensor is not None:
+                    tensor.record_stream(computing)
         return step
 
     def _room(self, count: int, part: Tensor) -> Tensor:

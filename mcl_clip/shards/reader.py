@@ -132,11 +132,11 @@ class ShardRows:
 
     def read_caption(self, row: int) -> str | None:
         """The caption, the first of several; None for a sample without one."""
-        return first_caption(self._captions(row))
+        return first_caption(self.captions(row))
 
     def draw_caption(self, row: int, word: int, probs: Sequence[float] | None = None) -> str | None:
         """One of the captions by a random 64-bit `word`; see `captions.draw_caption`."""
-        return draw_caption(self._captions(row), word, probs)
+        return draw_caption(self.captions(row), word, probs)
 
     def source_of(self, row: int) -> tuple[str, str]:
         """(shard, key) of the source sample."""
@@ -144,7 +144,8 @@ class ShardRows:
             return self.name, self.table["key"][row].as_py()
         return self._source_names[self.table["source"][row].as_py()], self.table["source_key"][row].as_py()
 
-    def _captions(self, row: int) -> list[list[str]]:
+    def captions(self, row: int) -> list[list[str]]:
+        """All captions, by key; see `captions.read_captions`."""
         return read_captions(self._read(row, *self._caption), self._caption_key)
 
     def _read(self, row: int, offsets, sizes) -> bytes:

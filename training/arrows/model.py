@@ -15,6 +15,7 @@ from training.arrows.job import Job
 from training.arrows.saving import save_built
 from training.arrows.scores import score_once
 from training.arrows.stage import StageTraining
+from training.arrows.text_vectors import text_vectors
 from training.build import BuiltModel, check_locks, scratch_seed
 from training.objectives import objective_of
 from training.reporting import log
@@ -95,6 +96,7 @@ def _loader(job: Job, stage: int, data: Manifest, built: BuiltModel) -> GlobalBa
         policy=recipe.policy,
         num_samples=recipe.train_num_samples,
         caption_probs=recipe.caption_probs,
+        text_vectors=text_vectors(job, stage, built),
         device=job.ranks.device,
         dtype=pixel_dtype(job.recipe.optimization.precision, job.ranks.device),
         channels_last=job.recipe.optimization.channels_last,

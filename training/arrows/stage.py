@@ -16,6 +16,7 @@ from mcl_clip.plan.left_out import left_out
 from mcl_clip.world import appears
 from training.agreement import Agreement
 from training.arrows.saving import SaveClock, save_built
+from training.arrows.text_vectors import with_vectors
 from training.build import BuiltModel, lock, seeded, wrap
 from training.health import LossGuard, check_weights
 from training.objectives import objective_of
@@ -96,7 +97,7 @@ class StageTraining:
         settings, optimization = self.recipe.stages[self.stage], self.recipe.optimization
         self.learner.model.train()
         return TrainingStep(
-            wrap(self.learner.model, optimization, self.ranks),
+            wrap(with_vectors(self.learner.model, self.loader), optimization, self.ranks),
             self.core,
             self.learner,
             self.optimizer,
