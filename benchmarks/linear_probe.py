@@ -5,6 +5,7 @@ import json
 import statistics
 import time
 import warnings
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
             begun = time.perf_counter()
             peer = _peer(train, known, strength)
             times["scikit_learn"].append(time.perf_counter() - begun)
-    result = {"seconds": round(statistics.median(times["ours"]), 3), "strength": strength}
+    result: dict[str, Any] = {"seconds": round(statistics.median(times["ours"]), 3), "strength": strength}
     result["accuracy"] = round(100 * float((predicted == truth).mean()), 3)
     if not options.skip_peer:
         result["scikit_learn_seconds"] = round(statistics.median(times["scikit_learn"]), 3)

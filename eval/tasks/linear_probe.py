@@ -32,9 +32,9 @@ def probe(train: Tensor, train_labels: np.ndarray, test: Tensor, *, seed: int = 
     held, kept = order[: len(order) // HELD_OUT], order[len(order) // HELD_OUT :]
     best = STRENGTHS[len(STRENGTHS) // 2]
     if len(held) and len(np.unique(numbers[kept])) > 1:
-        held, kept = (torch.from_numpy(part).to(train.device) for part in (held, kept))
-        fitted = fit(train[kept], own[kept], len(classes), STRENGTHS)
-        right = [int((classifier.predict(train[held]) == own[held]).sum()) for classifier in fitted]
+        scored, used = (torch.from_numpy(part).to(train.device) for part in (held, kept))
+        fitted = fit(train[used], own[used], len(classes), STRENGTHS)
+        right = [int((classifier.predict(train[scored]) == own[scored]).sum()) for classifier in fitted]
         best = STRENGTHS[int(np.argmax(right))]
     *_, last = fit(train, own, len(classes), [strength for strength in STRENGTHS if strength <= best])
     return classes[last.predict(test).cpu().numpy()], best

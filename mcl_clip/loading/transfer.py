@@ -36,7 +36,7 @@ class Transfer:
                     vectors = None if piece.vectors is None else self._room(count, piece.vectors)
                 images[start:stop].copy_(piece.images, non_blocking=True)
                 texts[start:stop].copy_(piece.texts, non_blocking=True)
-                if vectors is not None:
+                if vectors is not None and piece.vectors is not None:
                     vectors[start:stop].copy_(piece.vectors, non_blocking=True)
             keys += piece.keys
             missing += [start + row for row in piece.missing]

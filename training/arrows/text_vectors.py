@@ -96,7 +96,7 @@ def _fill(job: Job, built: BuiltModel, directory: Any, made_from: dict[str, str]
     one = tower.encode(None, built.tokenizer(["a"]))["text"]
     kind = {"dtype": str(one.dtype).removeprefix("torch."), "width": one.shape[1]}
     built.model.train(was_training)
-    parts = ranks.gather([count, hashes])
+    parts: list[Any] = ranks.gather([count, hashes])
     if ranks.is_first:
         total, seconds = sum(part[0] for part in parts), time.monotonic() - begun
         files = {name: digest for part in parts for name, digest in part[1].items()}
