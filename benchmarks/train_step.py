@@ -10,6 +10,7 @@ import json
 import statistics
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,12 +28,13 @@ from mcl_clip.loading.loader import GlobalBatchLoader
 from mcl_clip.loading.micro_batch import MicroBatch
 from mcl_clip.loading.normalize import Normalize
 from mcl_clip.openclip.flags import parse_args
+from mcl_clip.openclip.precision import get_autocast
 from mcl_clip.openclip.schedules import cosine_lr
 from mcl_clip.plan.segments import SegmentLayout
 from mcl_clip.shards.index import index_sources
 from training.arithmetic import pixel_dtype
 from training.arrows.stage import StageTraining
-from training.build import build_base
+from training.build import build_base, lock
 from training.optimizer import make_scaler
 from training.preemption import Preemption
 from training.ranks import Ranks
@@ -40,6 +42,7 @@ from training.reporting import Trackers
 from training.resolve import parse_recipe, resolve
 from training.validation import Validation
 
+LOCKS = {"lock_text": True, "lock_text_freeze_layer_norm": True, "lock_image": True, "lock_image_unlocked_groups": 4}
 TINY_VIT = {
     "embed_dim": 64,
     "vision_cfg": {"image_size": 224, "layers": 4, "width": 64, "head_width": 32, "patch_size": 32},
@@ -63,6 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--shards", type=int, default=4, help="shards of 256 samples for the end-to-end turns")
     parser.add_argument("--skip-end-to-end", action="store_true")
+    parser.add_argument("--locked", action="store_true", help="as `LOCKS`, and ours without the text cache too")
     parser.add_argument("--peak-tflops", type=float, help="of the device at this precision, for its utilisation")
     options = parser.parse_args(arguments)
     options.batch_size = options.batch_size or (64 if options.objective == "clip" else 256)
@@ -91,6 +95,8 @@ class _Comparison:
         step = ("--precision", options.precision, "--lr", "1e-4", "--warmup", "5", "--beta2", "0.98", "--eps", "1e-6")
         flags, overrides = parse_recipe([*place, *size, *step])
         self.recipe = resolve(flags, overrides, name="run", world_size=1)
+        if options.locked:  # the flags are refused for new weights
+            self.recipe = replace(self.recipe, stages=(replace(self.recipe.stages[0], **LOCKS),))
         self.device = torch.device(options.device)
         self.turn = 0
 
@@ -99,17 +105,23 @@ class _Comparison:
         images = torch.randn(options.batch_size, 3, *self._image_size(), device=self.device)
         texts = torch.randint(1, 49000, (options.batch_size, self._build().model.context_length), device=self.device)
         as_they_are = Normalize((0,), (1,), pixel_dtype(options.precision, self.device))
-        rates = self._by_turns(
-            lambda: InTurn(
-                self._micro_batches([(images, texts)] * options.steps), options.steps, options.batch_size, as_they_are
-            ),
-            lambda: Timed([(images, texts)] * options.steps),
-        )
+        batches = [(images, texts)] * options.steps
+
+        def ours(vectors: torch.Tensor | None) -> InTurn:
+            mine = self._micro_batches(batches, vectors)
+            return InTurn(mine, options.steps, options.batch_size, as_they_are, vectors is not None)
+
+        vectors = self._vectors(texts) if options.locked else None
+        more = {"without_cache": lambda: ours(None)} if options.locked else {}
+        rates = self._by_turns(lambda: ours(vectors), lambda: Timed(batches), **more)
         result = {
             "ours_samples_per_s": round(statistics.median(rates["ours"]), 1),
             "open_clip_samples_per_s": round(statistics.median(rates["open_clip"]), 1),
             **ratio("ratio", rates["ours"], rates["open_clip"]),
         }
+        for name, others in list(rates.items())[2:]:
+            result[f"{name}_samples_per_s"] = round(statistics.median(others), 1)
+            result |= ratio(f"ratio_to_{name}", rates["ours"], others)
         if not options.skip_end_to_end:
             result |= self._end_to_end()
         result |= self._flops(images, texts, result["ours_samples_per_s"])
@@ -153,11 +165,13 @@ class _Comparison:
             **ratio("end_to_end_ratio", rates["ours"], rates["open_clip"]),
         }
 
-    def _by_turns(self, ours, theirs) -> dict[str, list[float]]:
-        rates: dict[str, list[float]] = {"ours": [], "open_clip": []}
+    def _by_turns(self, ours, theirs, **more) -> dict[str, list[float]]:
+        """Rates of our loop, of theirs, and of ours on `more`."""
+        rates: dict[str, list[float]] = {name: [] for name in ("ours", "open_clip", *more)}
         for turn in range(self.options.rounds + 1):
             self.turn = turn
-            order = (("ours", ours, self._train_ours), ("open_clip", theirs, self._train_theirs))
+            order = [("ours", ours, self._train_ours), ("open_clip", theirs, self._train_theirs)]
+            order += [(name, batches, self._train_ours) for name, batches in more.items()]
             for name, batches, train in order if turn % 2 else reversed(order):
                 timed = batches()
                 train(timed)
@@ -181,6 +195,7 @@ class _Comparison:
 
     def _train_theirs(self, batches: Timed) -> None:
         model = self._build().model
+        lock(model, self.recipe.stages[0])  # by open_clip's own methods
         args = parse_args(
             ["--model", self.model, "--precision", self.options.precision, "--device", self.options.device]
         )
@@ -198,10 +213,16 @@ class _Comparison:
         schedule = cosine_lr(optimizer, 1e-4, 5, count)
         train_one_epoch(model, data, ClipLoss(), 0, optimizer, scaler, schedule, None, args)
 
-    def _micro_batches(self, batches) -> list[MicroBatch]:
+    @torch.inference_mode()
+    def _vectors(self, texts: torch.Tensor) -> torch.Tensor:
+        with get_autocast(self.options.precision, device_type=self.device.type)():
+            return self._build().model.encode_text(texts, normalize=True)
+
+    def _micro_batches(self, batches, vectors: torch.Tensor | None) -> list[MicroBatch]:
         keys = [f"00000/{place:09d}" for place in range(self.options.batch_size)]
         layout = SegmentLayout.one(self.options.batch_size)
-        return [MicroBatch(images, texts, keys, layout, step, 0) for step, (images, texts) in enumerate(batches)]
+        pairs = enumerate(batches)
+        return [MicroBatch(*pair, keys, layout, step, 0, vectors=vectors) for step, pair in pairs]
 
     def _build(self):
         return build_base(self.recipe.model, self.options.precision, 0, self.device)

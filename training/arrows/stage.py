@@ -95,9 +95,8 @@ class StageTraining:
 
     def _training_step(self) -> TrainingStep:
         settings, optimization = self.recipe.stages[self.stage], self.recipe.optimization
-        self.learner.model.train()
         return TrainingStep(
-            wrap(with_vectors(self.learner.model, self.loader), optimization, self.ranks),
+            wrap(with_vectors(self.learner.model.train(), self.loader), optimization, self.ranks),
             self.core,
             self.learner,
             self.optimizer,
