@@ -13,6 +13,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from open_clip.loss import ClipLoss
@@ -42,7 +43,12 @@ from training.reporting import Trackers
 from training.resolve import parse_recipe, resolve
 from training.validation import Validation
 
-LOCKS = {"lock_text": True, "lock_text_freeze_layer_norm": True, "lock_image": True, "lock_image_unlocked_groups": 4}
+LOCKS: dict[str, Any] = {
+    "lock_text": True,
+    "lock_text_freeze_layer_norm": True,
+    "lock_image": True,
+    "lock_image_unlocked_groups": 4,
+}
 TINY_VIT = {
     "embed_dim": 64,
     "vision_cfg": {"image_size": 224, "layers": 4, "width": 64, "head_width": 32, "patch_size": 32},
@@ -221,8 +227,8 @@ class _Comparison:
     def _micro_batches(self, batches, vectors: torch.Tensor | None) -> list[MicroBatch]:
         keys = [f"00000/{place:09d}" for place in range(self.options.batch_size)]
         layout = SegmentLayout.one(self.options.batch_size)
-        pairs = enumerate(batches)
-        return [MicroBatch(*pair, keys, layout, step, 0, vectors=vectors) for step, pair in pairs]
+        steps = enumerate(batches)
+        return [MicroBatch(images, texts, keys, layout, step, 0, (), vectors) for step, (images, texts) in steps]
 
     def _build(self):
         return build_base(self.recipe.model, self.options.precision, 0, self.device)
