@@ -2,9 +2,16 @@
 
 from pathlib import Path
 
+import pytest
+import timm
+from packaging.version import Version
+
 from tests.tars import write_shards
 from tests.tiny_runs import command
 
+READS_FOLDERS = pytest.mark.skipif(
+    Version(timm.__version__) < Version("1.0.26"), reason="timm before 1.0.26 reads no safetensors from a folder"
+)
 WITHOUT_CAPTIONS = [(0, 1), (1, 0), (2, 3)]
 
 

@@ -56,7 +56,7 @@ def words(count: int) -> list[int]:
 
 
 def shares(captions, probs=None, count=20_000) -> dict[str, float]:
-    found = Counter(draw_caption(captions, word, probs) for word in words(count).tolist())
+    found = Counter(draw_caption(captions, word, probs) for word in words(count))
     return {caption: times / count for caption, times in found.items()}
 
 

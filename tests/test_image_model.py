@@ -10,6 +10,7 @@ from mcl_clip.models.image_model import ImageModel
 from mcl_clip.models.projection import Projection
 from mcl_clip.models.stage_model import load_stage_model, model_hash, save_stage_model
 from mcl_clip.models.view_models import MomentumPair, TwoViews
+from tests.image_runs import READS_FOLDERS
 
 PREPROCESS = {
     "size": 32, "mode": "RGB", "mean": [0.5] * 3, "std": [0.2] * 3,
@@ -35,6 +36,7 @@ def test_heads_are_lightlys(kind, head):
     assert torch.equal(ours(features), theirs(features))
 
 
+@READS_FOLDERS
 @pytest.mark.parametrize("name", ["mcl_resnet18_small", "test_resnet", "mcl_tiny_conv"])
 def test_a_saved_stage_is_a_backbone_of_timms(tmp_path, name):
     model = image_model(name=name).eval()
@@ -52,7 +54,7 @@ def test_a_saved_stage_is_a_backbone_of_timms(tmp_path, name):
     model.projection.layers[0].weight.data.add_(1)
     save_stage_model(model, tmp_path / "other", model_cfg=configuration(name), preprocess_cfg=PREPROCESS)
     assert model_hash(tmp_path / "other") != before  # the head is of the stage
-    (tmp_path / "model/projection.safetensors").unlink()
+    (tmp_path / "model/head/model.safetensors").unlink()
     with pytest.raises(UserError, match="does not load"):
         load_stage_model(tmp_path / "model")
 

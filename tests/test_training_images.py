@@ -16,7 +16,7 @@ from mcl_clip.models.checkpoints import latest_checkpoint, load_checkpoint
 from mcl_clip.shards.captions import NO_CAPTIONS
 from mcl_clip.shards.index import index_sources
 from mcl_clip.shards.manifest import Manifest
-from tests.image_runs import WITHOUT_CAPTIONS, image_command
+from tests.image_runs import READS_FOLDERS, WITHOUT_CAPTIONS, image_command
 from tests.jobs import finish, run_job, start, wait_for
 from tests.tars import write_shards
 from tests.test_linear_probe import class_folders
@@ -48,6 +48,7 @@ def test_every_image_is_trained_on_and_clustered(three_stages):
     assert {row["segments_mean"] for row in metrics(three_stages, 0)} == {1.0}
 
 
+@READS_FOLDERS
 def test_ranks_with_synchronised_statistics_have_the_losses_of_one(three_stages, tmp_path):
     flags = image_command(three_stages, "simclr", "--mcl-stages", "2", model="test_resnet")
     flags[flags.index("--logs") + 1] = f"{tmp_path}/runs"
@@ -63,6 +64,7 @@ def test_ranks_with_synchronised_statistics_have_the_losses_of_one(three_stages,
         torch.testing.assert_close(ours[name], theirs[name], rtol=2e-2, atol=1e-3)
 
 
+@READS_FOLDERS
 def test_a_stage_loads_in_timm_and_all_of_them_as_one_model(three_stages):
     run = three_stages / "runs/run"
     fused, preprocess, tokenizer = mcl_clip.load(run / "fused")

@@ -4,9 +4,9 @@ import hashlib
 import json
 from pathlib import Path
 
-import open_clip
 from safetensors.torch import save_file
 
+from mcl_clip.openclip.models import create_model
 from tests.tars import write_shards
 
 TEXT = {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
@@ -29,7 +29,7 @@ def model_directory(directory: Path, kind: str = "vit", **overrides) -> str:
 
 def draw_weights(directory: Path) -> None:
     """Put weights into the model directory of `command`'s run."""
-    model = open_clip.create_model(f"local-dir:{directory / 'architecture'}")
+    model = create_model(f"local-dir:{directory / 'architecture'}")
     save_file(model.state_dict(), directory / "architecture/open_clip_model.safetensors")
 
 

@@ -15,14 +15,8 @@ from torch import Tensor, nn
 
 from mcl_clip.models.image_model import ImageModel, ImageTower
 from mcl_clip.openclip.models import CLIP, CustomTextCLIP
-from mcl_clip.openclip.towers import (
-    ModifiedResNet,
-    TextTransformer,
-    TimmModel,
-    VisionTransformer,
-    is_plain,
-    text_global_pool,
-)
+from mcl_clip.openclip.towers import ModifiedResNet, TextTransformer, TimmModel, VisionTransformer, is_plain
+from mcl_clip.openclip.towers import text_global_pool as pool_text
 
 _NO_SEQUENCE = (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 """What calling modules in an order that is not theirs may raise."""
@@ -245,7 +239,7 @@ def _text_block(block: nn.Module, state: tuple) -> tuple:
 
 def _text_pool(tower: Any, pool_type: str, eos_id: int | None, state: tuple) -> Tensor:
     x, _, text = state
-    pooled = text_global_pool(tower.ln_final(x), text, pool_type, eos_token_id=eos_id)
+    pooled = pool_text(tower.ln_final(x), text, pool_type, eos_token_id=eos_id)
     projection = tower.text_projection
     if projection is None:
         return pooled

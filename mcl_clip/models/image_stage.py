@@ -2,7 +2,7 @@
 
 config.json                timm's, with ours beside it under model_cfg, preprocess_cfg and mcl_clip
 model.safetensors          the backbone, by timm's names: timm.create_model("local-dir:DIRECTORY", pretrained=True)
-projection.safetensors     the head
+head/model.safetensors     the projection, in a folder of its own: timm before 1.0.29 stumbles over two files in one
 """
 
 import os
@@ -21,7 +21,7 @@ from mcl_clip.models.image_model import ImageModel, is_image_model
 from mcl_clip.openclip.precision import get_input_dtype
 
 TIMM_CONFIG_NAME = "config.json"
-BACKBONE_NAME, PROJECTION_NAME = "model.safetensors", "projection.safetensors"
+BACKBONE_NAME, PROJECTION_NAME = "model.safetensors", "head/model.safetensors"
 
 
 def is_image_stage(directory: str | os.PathLike) -> bool:
@@ -50,6 +50,7 @@ def save_image_stage(model: ImageModel, directory: str | os.PathLike, config: Ma
             safe_serialization=True,
         )
         trunk.to(device)
+        (temporary / PROJECTION_NAME).parent.mkdir()
         save_file(_on_host(model.projection), temporary / PROJECTION_NAME)
 
 
