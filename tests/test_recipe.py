@@ -34,6 +34,16 @@ def test_recipe_yaml_given_as_config_makes_the_same_recipe(tmp_path):
     assert yaml.safe_load(dump(recipe))["versions"]["torch"]
 
 
+def test_a_run_of_before_a_setting_was_there_goes_on_with_its_default():
+    saved = yaml.safe_load(dump(make("--mcl-stages", "1")))
+    del saved["objective"], saved["optimization"]["channels_last"]
+    del saved["data"]["fit_share"], saved["data"]["fit_group"]
+    assert list(differences(saved, make("--mcl-stages", "1"))) == []
+    assert list(differences(saved, make("--mcl-stages", "1", "--mcl-channels-last"))) == [
+        "optimization.channels_last False -> True"
+    ]
+
+
 def test_a_flag_on_the_command_line_wins_over_the_file(tmp_path):
     (tmp_path / "c.yaml").write_text("model: RN50\nepochs: 3\nmcl-clusters: 4\nlock-text: true\npretrained: openai\n")
     flags, overrides = parse_recipe(["--train-data", "data", "--config", str(tmp_path / "c.yaml"), "--epochs", "5"])

@@ -115,7 +115,7 @@ class OptimizationRecipe:
     local_loss: bool
     gather_with_grad: bool
     mask_identical: bool
-    channels_last: bool
+    channels_last: bool = False
     diverging_ranks: int | None
     grad_checkpointing: bool = field(metadata=FREE)
     torchcompile: bool = field(metadata=FREE)
