@@ -30,6 +30,8 @@ FLAGS = {
     "precision": "fp32",
     "mcl-stages": 2,
     "mcl-clusters": 16,
+    "mcl-fusion": "fitted",
+    "mcl-fit-share": 0.143,
 }
 TINY_FLAGS = FLAGS | {"epochs": 1, "batch-size": 64, "mcl-clusters": 3, "workers": 0}
 

@@ -28,7 +28,7 @@ TRAIN, PAIRS, ZERO_SHOT = range(3)
 class Size:
     """How much is generated."""
 
-    images: int = 12_000
+    images: int = 14_000
     shard: int = 1_000
     pairs: int = 400
     zero_shot: int = 300

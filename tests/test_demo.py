@@ -26,6 +26,7 @@ from eval.data.sugarcrepe import open_category
 from eval.data.winoground import open_examples
 from eval.main import main as eval_main
 from eval.report import main as report_main
+from mcl_clip.shards.manifest import Manifest
 from training.cluster import main as cluster_main
 from training.export_hf import main as export_main
 from training.fuse import main as fuse_main
@@ -137,7 +138,7 @@ def test_a_tiny_run_leaves_the_whole_run_directory(run) -> None:
         "report.md",
     ):
         assert (run / name).is_file(), name
-    rows = ["stage_0", "stage_1", "stage_2", "fused_0-1", "fused"]
+    rows = ["stage_0", "stage_1", "stage_2", "fused_0-1", "fused_concat", "fused"]
     for name in ("mmvp", *(f"zero_shot_{name}" for name in NAMES)):
         results = json.loads((run / "scores" / f"{name}.json").read_text())
         assert [result["model"] for result in results] == rows, name
@@ -159,8 +160,11 @@ def test_the_fused_model_is_the_stages_side_by_side(run) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (32, 32, 3), np.uint8)
     image = preprocess(Image.fromarray(noise)).unsqueeze(0)
     with torch.no_grad():
-        parts = [stage.encode_image(image) for stage in fused.stages]
-        assert torch.equal(fused.encode_image(image), torch.cat(parts, -1))
+        parts = [stage.encode_image(image, normalize=True) for stage in fused.stages]
+        weighted = [part * weight**0.5 for part, weight in zip(parts, fused.weights, strict=True)]
+        assert torch.allclose(fused.encode_image(image), torch.cat(weighted, -1), atol=1e-6)
+    apart = Manifest.load(run / "source").num_apart
+    assert fused.fusion == "fitted" and fused.card["fit"]["set_apart"]["samples"] == apart > 50
     for number, stage in enumerate(fused.stages):
         saved = mcl_clip.load(run / f"stage_{number}" / "model")[0].state_dict()
         assert all(torch.equal(tensor, saved[name]) for name, tensor in stage.state_dict().items())
