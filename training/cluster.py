@@ -104,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
         description=with_examples(
             (
                 "mcl-cluster runs/demo/stage_0/model --train-data runs/demo/source --output runs/demo-clusters",
-                "mcl-cluster runs/demo/stage_1/model --train-data runs/demo-data/train --previous "
+                "mcl-cluster runs/demo/stage_1/model --train-data runs/demo/source --previous "
                 "runs/demo/stage_0/clusters --mcl-clusters 4 --output runs/demo-clusters-1",
             ),
             "Embed data with a finished stage, fit k-means, label every sample; also under torchrun.",
