@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 import types
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -27,8 +28,10 @@ from mcl_clip.loading.loader import GlobalBatchLoader
 from mcl_clip.loading.open_clip_data import OpenClipData
 from mcl_clip.openclip.transforms import PreprocessCfg, image_transform_v2
 from mcl_clip.plan.policy import Policy
+from mcl_clip.shards.buckets import write_buckets
 from mcl_clip.shards.index import index_sources
 from mcl_clip.shards.manifest import Manifest
+from mcl_clip.shards.resize import RESIZED, Resize
 
 CFG = PreprocessCfg(size=224)
 
@@ -46,6 +49,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--views", type=int, default=1, choices=[1, 2], help="2: two views of images alone, against lightly's"
     )
+    parser.add_argument(
+        "--resize",
+        type=int,
+        help="ours on buckets written with --mcl-resize of so many pixels, open_clip's on the source",
+    )
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="input_pipeline-") as temporary:
         result = (_measure if options.views == 1 else _measure_views)(options, Path(temporary))
@@ -61,13 +69,17 @@ def _measure_views(options: argparse.Namespace, folder: Path) -> dict:
 
 def _measure(options: argparse.Namespace, folder: Path) -> dict:
     paths = write_shards(options, folder)
-    manifest = index_sources(paths, folder / "index")
+    source = index_sources(paths, folder / "index")
+    manifest, begun = source, time.perf_counter()
+    if options.resize:
+        manifest = write_buckets(source, _OneLabel(), folder / "buckets", resize=Resize(options.resize))
+    bucketing = time.perf_counter() - begun
     tokenizer = open_clip.get_tokenizer("ViT-B-32")
     ours, normalised = (
         _ours(manifest, options, tokenizer),
         _ours(manifest, options, tokenizer, normalise=True),
     )
-    open_clips = _open_clips(paths, manifest.num_samples, options, tokenizer)
+    open_clips = _open_clips(paths, source.num_samples, options, tokenizer)
     rates: dict[str, list[float]] = {"samples": [], "normalised": [], "open_clip": []}
     for epoch in range(options.epochs + 1):
         for name, data in (("samples", ours), ("normalised", normalised), ("open_clip", open_clips)):
@@ -90,12 +102,29 @@ def _measure(options: argparse.Namespace, folder: Path) -> dict:
         "first_batch_over_median_per_epoch": [round(value, 3) for value in first],
         "shared_memory_mib": round(shared / 2**20, 1),
         "samples": manifest.num_samples,
-        "image_kb": round(manifest.info["num_bytes"] / manifest.num_samples / 1000, 1),
+        "image_kb": round(source.info["num_bytes"] / source.num_samples / 1000, 1),
+        **(
+            {"resized_per_s": round(source.num_samples / bucketing, 1), **manifest.made_from["pictures"][RESIZED]}
+            if options.resize
+            else {}
+        ),
         **{name: value for name, value in vars(options).items() if name != "json"},
         "cores": os.cpu_count(),
         "torch": torch.__version__,
         "webdataset": webdataset.__version__,
     }
+
+
+class _OneLabel:
+    """All samples in one bucket."""
+
+    hash = "one label"
+
+    def labels_for(self, shard: str, keys: Sequence[str], *, partial: bool = False) -> list[str | None]:
+        return ["0"] * len(keys)
+
+    def check_shards(self, shards: Sequence[str]) -> None:
+        pass
 
 
 def _samples_per_s(batches, batch_size: int) -> float:

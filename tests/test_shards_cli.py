@@ -68,6 +68,14 @@ def test_tars_are_indexed_on_the_way_to_buckets(data, capsys):
             "bucket --train-data {d}/data --labels {d}/labels.parquet --output {d}/b --shard-size 0",
             "--mcl-shard-size",
         ),
+        (
+            "bucket --train-data {d}/data --labels {d}/labels.parquet --output {d}/b --mcl-resize 8 --mcl-index-only",
+            "--mcl-index-only",
+        ),
+        (
+            "bucket --train-data {d}/data --labels {d}/labels.parquet --output {d}/b --mcl-resize-quality 80",
+            "needs --mcl-resize",
+        ),
         ("verify {d}", "no finished index"),
         ("index --train-data {d}/data --output {d}/labels.parquet", "labels.parquet cannot be written to"),
         (
@@ -99,6 +107,23 @@ def test_the_same_command_with_relative_paths_finds_its_work_done(data, capsys, 
     command = ["bucket", "--train-data", "data", "--labels", "labels.parquet", "--output", "b", "--mcl-index-only"]
     first, again = run(capsys, *command), run(capsys, *command)
     assert first[0] == again[0] == 0 and first[1] == again[1]
+
+
+def test_pictures_are_resized_on_the_way(data, capsys):
+    folder, _ = data
+    command = [
+        "bucket",
+        "--train-data",
+        folder / "data",
+        "--labels",
+        folder / "labels.parquet",
+        "--output",
+        folder / "b",
+    ]
+    status, out, _ = run(capsys, *command, "--mcl-resize", 8, "--workers", 1)
+    assert (status, "17 pictures resized" in out and "; 0 copied" in out) == (0, True)
+    status, _, line = run(capsys, *command, "--workers", 1)
+    assert (status, "another resize" in line) == (2, True)
 
 
 def two_ranks(log, *arguments):

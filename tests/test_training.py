@@ -148,6 +148,18 @@ def test_index_only_buckets_write_no_tars_and_train_the_same(finished):
     assert tars == index
 
 
+def test_resized_buckets_are_trained_on_and_belong_to_the_recipe(finished, capfd):
+    arguments = command(finished, "--epochs", "1", "--mcl-stages", "1", "--mcl-resize", "8", "--name", "resized")
+    assert main(arguments) == 0
+    assert Manifest.load(finished / "runs/resized/stage_1/buckets").made_from["resize"] == {"side": 8, "quality": 90}
+    stages = [
+        [model_hash(finished / f"runs/{name}/stage_{stage}/model") for stage in (0, 1)] for name in ("run", "resized")
+    ]
+    assert stages[0][0] == stages[1][0] and stages[0][1] != stages[1][1]
+    assert "resize 8 -> 9" in fails(capfd, [*arguments, "--mcl-resize", "9"])
+    assert "needs --mcl-resize" in fails(capfd, command(finished, "--mcl-stages", "1", "--mcl-resize-quality", "80"))
+
+
 def test_accumulation_gives_the_losses_of_one_large_batch(tmp_path):
     assert main(command(tmp_path, "--epochs", "1", "--mcl-stages", "1")) == 0
     arguments = command(tmp_path, "--epochs", "1", "--mcl-stages", "1", "--accum-freq", "4", "--name", "other")

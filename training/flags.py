@@ -1,19 +1,17 @@
 """The command line: our flags are taken out first, the rest goes to open_clip's own parser."""
 
 import argparse
-import ast
 import contextlib
 import difflib
 import io
 import re
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from mcl_clip.errors import UserError
 from mcl_clip.help_text import with_examples
 from mcl_clip.openclip.flags import parse_args as parse_open_clip
 from training.image_flags import add_image_flags
-from training.open_clip_flags import HONOURED, REFUSED_VALUES, why_refused
+from training.open_clip_flags import HONOURED, REFUSED_VALUES, add_flags_of_open_clip_4, why_refused
 
 
 def parser() -> argparse.ArgumentParser:
@@ -68,6 +66,12 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="write no bucket tars: index shards that point into the source tars",
     )
+    add(
+        "--mcl-resize", type=int, default=None, metavar="SIDE",
+        help="encode the pictures of buckets anew, once, with a shorter side of so many pixels (256, say); smaller "
+        "ones are copied (default: all are)",
+    )  # fmt: skip
+    add("--mcl-resize-quality", type=int, default=90, help="of JPEG and WebP that are resized, 1 to 100 (default 90)")
     add("--mcl-shard-size", type=int, default=1000, help="samples of a bucket shard (default 1000)")
     add(
         "--mcl-leftovers", choices=["pack", "drop"], default="pack",
@@ -137,34 +141,8 @@ def parser() -> argparse.ArgumentParser:
     add("--mcl-save-minutes", type=float, default=0.0, help="also checkpoint every so many minutes (default 0: off)")
     add("--mcl-keep-checkpoints", type=int, default=2, help="checkpoints kept of the stage in training (default 2)")
     add_image_flags(ours.add_argument_group("training on images alone").add_argument)
-    _add_flags_of_open_clip_4(ours.add_argument_group("flags of open_clip 4, with any open_clip").add_argument)
+    add_flags_of_open_clip_4(ours.add_argument_group("flags of open_clip 4, with any open_clip").add_argument)
     return ours
-
-
-def _add_flags_of_open_clip_4(add: Callable) -> None:
-    add("--opt-kwargs", nargs="*", type=_key_value, metavar="KEY=VALUE", help="more arguments of the optimizer")
-    add(
-        "--wd-exclude", nargs="*", metavar="PATTERN",
-        help="parameters that shall not decay, as globs over their names, besides gains, biases and the logit scale",
-    )  # fmt: skip
-    for tower, names in (("image", ["--image-layer-decay", "--visual-layer-decay"]), ("text", ["--text-layer-decay"])):
-        add(
-            *names, type=float, metavar="FACTOR",
-            help=f"learning rate of the {tower} tower's layers: --lr x FACTOR ** (layers between it and the head)",
-        )  # fmt: skip
-    add("--torchcompile-mode", metavar="MODE", help="of torch.compile: default, reduce-overhead, max-autotune")
-    add("--torchcompile-backend", metavar="BACKEND", help="of torch.compile: inductor, eager, ...")
-
-
-def _key_value(text: str) -> tuple[str, Any]:
-    """`foreach=False` -> ("foreach", False), as open_clip reads it: a Python literal, else a string."""
-    key, equals, value = text.partition("=")
-    if not key or not equals:
-        raise argparse.ArgumentTypeError(f"{text} is not KEY=VALUE")
-    try:
-        return key, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return key, value
 
 
 def flag(name: str) -> str:

@@ -1,5 +1,10 @@
 """open_clip's flags: those that mean here what they mean there, and why others are refused."""
 
+import argparse
+import ast
+from collections.abc import Callable
+from typing import Any
+
 HONOURED = frozenset(
     {
         "accum_freq", "aug_cfg", "batch_size", "beta1", "beta2", "cache_dir", "csv_caption_key",
@@ -81,3 +86,30 @@ def why_refused(name: str) -> str | None:
     if name in _REASONS:
         return _REASONS[name]
     return next((why for start, why in _FAMILIES.items() if f"{name}_".startswith(f"{start}_")), None)
+
+
+def add_flags_of_open_clip_4(add: Callable) -> None:
+    """Flags that only open_clip 4 has, of any open_clip."""
+    add("--opt-kwargs", nargs="*", type=_key_value, metavar="KEY=VALUE", help="more arguments of the optimizer")
+    add(
+        "--wd-exclude", nargs="*", metavar="PATTERN",
+        help="parameters that shall not decay, as globs over their names, besides gains, biases and the logit scale",
+    )  # fmt: skip
+    for tower, names in (("image", ["--image-layer-decay", "--visual-layer-decay"]), ("text", ["--text-layer-decay"])):
+        add(
+            *names, type=float, metavar="FACTOR",
+            help=f"learning rate of the {tower} tower's layers: --lr x FACTOR ** (layers between it and the head)",
+        )  # fmt: skip
+    add("--torchcompile-mode", metavar="MODE", help="of torch.compile: default, reduce-overhead, max-autotune")
+    add("--torchcompile-backend", metavar="BACKEND", help="of torch.compile: inductor, eager, ...")
+
+
+def _key_value(text: str) -> tuple[str, Any]:
+    """`foreach=False` -> ("foreach", False), as open_clip reads it: a Python literal, else a string."""
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise argparse.ArgumentTypeError(f"{text} is not KEY=VALUE")
+    try:
+        return key, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return key, value

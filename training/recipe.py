@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mcl_clip.plan.policy import Policy
+from mcl_clip.shards.resize import Resize
 
 FREE = {"free": True}  # does not change results, so another value may resume the run
 
@@ -80,11 +81,18 @@ class DataRecipe:
     window: int | None
     shard_size: int
     index_only: bool
+    resize: int | None = None
+    resize_quality: int = 90
 
     @property
     def policy(self) -> Policy:
         """How global batches are made of buckets."""
         return Policy(leftovers=self.leftovers, min_segment=self.min_segment, lanes=self.lanes, window=self.window)
+
+    @property
+    def smaller(self) -> Resize | None:
+        """What makes the pictures of buckets smaller."""
+        return Resize(self.resize, self.resize_quality) if self.resize is not None else None
 
 
 @dataclass(frozen=True, kw_only=True)

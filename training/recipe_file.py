@@ -28,9 +28,9 @@ PACKAGES = (
 )
 PREFIXED = {
     "base", "init", "fusion", "cluster_on", "text_clusters", "reservoir", "keep_features", "index_only", "shard_size",
-    "leftovers", "min_segment", "lanes", "window", "caption_key", "caption_probs", "mask_identical", "channels_last",
-    "no_text_cache", "save_steps", "save_minutes", "keep_checkpoints", "skip_broken", "max_faults", "fit_share",
-    "fit_group",
+    "resize", "resize_quality", "leftovers", "min_segment", "lanes", "window", "caption_key", "caption_probs",
+    "mask_identical", "channels_last", "no_text_cache", "save_steps", "save_minutes", "keep_checkpoints", "skip_broken",
+    "max_faults", "fit_share", "fit_group",
     "objective", "temperature", "projection_dim", "queue", "key_momentum", "fuse_on", "crop_scale", "flip", "jitter",
     "jitter_strengths", "gray", "blur", "blur_sigma",
 }  # fmt: skip

@@ -83,7 +83,7 @@ def resolve(
     values |= resolved(values, _spelling)
     values["base"] = _base(values)
     groups = {key: group(**{f.name: values[f.name] for f in fields(group)}) for key, group in GROUPS.items()}  # type: ignore[arg-type]
-    groups["data"].policy  # noqa: B018  an impossible policy is said now
+    _ = groups["data"].policy, groups["data"].smaller  # what is impossible is said now
     stages = tuple(_stage(values, stage, overrides.get(stage, {})) for stage in range(values["stages"] + 1))
     defaults = {key.removeprefix("mcl_"): value for key, value in vars(parse(["--model", values["model"]])).items()}
     check_needs(values, defaults, stages, _spelling)

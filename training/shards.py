@@ -13,6 +13,8 @@ from mcl_clip.shards.apart import Apart
 from mcl_clip.shards.buckets import write_buckets
 from mcl_clip.shards.labels import ShardLabels
 from mcl_clip.shards.manifest import Manifest
+from mcl_clip.shards.pictures import line
+from mcl_clip.shards.resize import Resize
 from mcl_clip.shards.sources import manifest_directory
 from mcl_clip.shards.verify import verify
 from training.arrows.source import index, open_or_index
@@ -34,9 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             ranks = join("cpu", "gloo", None, False)
         _check_workers(options)
-        line = {"index": _index, "bucket": _bucket, "pack": run_pack}[options.command](options, ranks)
+        said = {"index": _index, "bucket": _bucket, "pack": run_pack}[options.command](options, ranks)
         if ranks.is_first:
-            print(line)
+            print(said)
         leave(ranks)
         return 0
     except Exception as raised:
@@ -87,6 +89,7 @@ def _bucket(options: argparse.Namespace, ranks: Ranks) -> str:
         labels,
         options.output,
         index_only=options.mcl_index_only,
+        resize=_resize(options),
         shard_size=options.mcl_shard_size,
         workers=options.workers,
         world=ranks,
@@ -96,7 +99,16 @@ def _bucket(options: argparse.Namespace, ranks: Ranks) -> str:
     return (
         f"{options.output}: {manifest.num_samples} samples of {len(manifest.label_paths)} labels in "
         f"{manifest.num_shards} shards, {left_out} without label left out"
+        + (f"; {line(pictures)}" if (pictures := manifest.made_from.get("pictures")) else "")
     )
+
+
+def _resize(options: argparse.Namespace) -> Resize | None:
+    if options.mcl_resize is not None:
+        return Resize(options.mcl_resize, options.mcl_resize_quality)
+    if options.mcl_resize_quality != Resize.quality:
+        raise UserError("--mcl-resize-quality needs --mcl-resize")
+    return None
 
 
 def _source(options: argparse.Namespace, ranks: Ranks) -> Manifest:
@@ -200,6 +212,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     bucket.add_argument(
         "--mcl-index-only", action="store_true", help="write no tars, only an index into those of the source"
+    )
+    bucket.add_argument(
+        "--mcl-resize", type=int, metavar="SIDE",
+        help="encode pictures anew with a shorter side of so many pixels (256, say); smaller ones are copied",
+    )  # fmt: skip
+    bucket.add_argument(
+        "--mcl-resize-quality", type=int, default=Resize.quality, help="of JPEG and WebP that are resized (default 90)"
     )
     check.add_argument("directories", nargs="+", help="directories with a manifest.json")
     for command in (indexing, bucket, check):

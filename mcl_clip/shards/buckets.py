@@ -9,6 +9,7 @@ tars. Every payload is read once and written once.
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ from mcl_clip.shards.assign import Assignment, assign, cut_units
 from mcl_clip.shards.copying import WriteShard, tar_name
 from mcl_clip.shards.labels import ShardLabels
 from mcl_clip.shards.manifest import Manifest, tell_left_out, write_manifest
+from mcl_clip.shards.pictures import tell_pictures, total
 from mcl_clip.shards.pool import part_of, run
+from mcl_clip.shards.resize import Resize
 from mcl_clip.shards.sources import absolute
 from mcl_clip.shards.units import Group, WriteUnit, count_units
 from mcl_clip.world import World, appears
@@ -36,6 +39,7 @@ def write_buckets(
     output_dir: str | os.PathLike,
     *,
     index_only: bool = False,
+    resize: Resize | None = None,
     shard_size: int = 1000,
     unit_samples: int = UNIT_SAMPLES,
     workers: int = 1,
@@ -45,16 +49,19 @@ def write_buckets(
     """Group the samples of `source` by label into `output_dir`, `shard_size` samples a shard, all as often repeated.
 
     `source` may be an index of tars, or buckets of an earlier stage. With `index_only` no tars are written:
-    the shards are rows that point into the source's tars. Samples without a label are left out and counted.
-    The ranks of a `world` all call this. Memory is bounded by `unit_samples` rows and one shard. Finished
-    buckets of the same source and labels are reused, a run that was killed goes on; raises `UserError` for a
-    directory that holds anything else, and for labels that do not fit.
+    the shards are rows that point into the source's tars. `resize` makes pictures smaller on the way; what became of
+    them is counted. Samples without a label are left out and counted. The ranks of a `world` all call this. Memory is
+    bounded by `unit_samples` rows and one shard. Finished buckets of the same source, labels and size are reused, a run
+    that was killed goes on; raises `UserError` for a directory that holds anything else, and for labels that do not fit.
     """
+    if resize and index_only:
+        raise UserError("--mcl-resize needs tars to write the pictures to: leave --mcl-index-only out")
     directory, work = Path(output_dir), Path(output_dir) / "work"
     job = {
         "kind": "index-only" if index_only else "buckets",
         "source": source.hash,
         "labels": labels.hash,
+        "resize": asdict(resize) if resize else None,
         "shard_size": shard_size,
     }
     world = world or World()
@@ -80,12 +87,13 @@ def write_buckets(
         if not groups:
             raise UserError(f"no sample of {source.directory} has a label; look at failed.jsonl of the clusters")
         assignment = assign(counts, shard_size)
-        task = WriteShard(source, assignment, work, directory, index_only)
+        task = WriteShard(source, assignment, work, directory, index_only, resize)
         written = world.gather(each(task, assignment.order.tolist(), "buckets", "shard"))
         world.share(lambda: _commit(directory, work, source, job, groups, assignment, left_out, written))
     manifest = Manifest.load(appears(directory / "manifest.json", world).parent)
     if world.is_first:
         tell_left_out(manifest)
+        tell_pictures(manifest)
     return manifest
 
 
@@ -132,6 +140,7 @@ def _commit(
     by_shard = {shard: fact for part in written for shard, fact in part}
     facts = [by_shard[shard] for shard in range(len(by_shard))]
     shards = range(len(facts))
+    pictures = {"pictures": total(fact["pictures"] for fact in facts)} if job["resize"] else {}
     label_paths = list(dict.fromkeys(label for label, _ in groups))
     index_of = {label: index for index, label in enumerate(label_paths)}
     labels = np.array([index_of[label] for label, _ in groups])
@@ -161,7 +170,7 @@ def _commit(
         label_paths=label_paths,
         source_names=source.source_names,
         caption_key=source.caption_key,
-        made_from=job,
+        made_from={**job, **pictures},
         left_out=left_out,
     )
     shutil.rmtree(work)

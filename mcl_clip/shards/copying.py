@@ -2,6 +2,7 @@
 
 import os
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +17,8 @@ from mcl_clip.shards.assign import Assignment
 from mcl_clip.shards.grouping import members_of
 from mcl_clip.shards.manifest import Manifest
 from mcl_clip.shards.offsets import ORIGIN_SCHEMA, column, map_rows, offsets_path, rows_sha256, write_rows
+from mcl_clip.shards.pictures import Picture, Pictures, crc32_of, resized
+from mcl_clip.shards.resize import Resize
 from mcl_clip.shards.tar import BLOCK, END_OF_ARCHIVE, TarError, header
 from mcl_clip.shards.units import unit_path
 
@@ -47,6 +50,7 @@ class WriteShard:
     work: Path
     directory: Path
     index_only: bool
+    resize: Resize | None = None
 
     def __call__(self, shard: int) -> dict[str, Any]:
         target = offsets_path(self.directory, shard)
@@ -55,12 +59,13 @@ class WriteShard:
             table, facts = map_rows(target)
             if self.index_only or (tar.exists() and tar.stat().st_size == facts["tar_bytes"]):
                 return _facts(table, facts)
-        table, facts = self._rows(shard), {}
+        table, facts, pictures = self._rows(shard), {}, Pictures()
         if not self.index_only:
             with atomic_path(tar) as temporary, open(temporary, "wb", WRITE_BUFFER) as file:
-                table = self._copy(table, shard, file)
+                table = self._copy(table, shard, file, pictures)
                 file.write(END_OF_ARCHIVE)
                 facts = {"tar_bytes": file.tell(), "rest_crc32": zlib.crc32(END_OF_ARCHIVE)}
+            facts |= {"pictures": pictures} if self.resize else {}
         write_rows(target, table, facts)
         return _facts(table, facts)
 
@@ -71,20 +76,27 @@ class WriteShard:
         ]
         return pa.concat_tables(parts).combine_chunks().replace_schema_metadata(None)
 
-    def _copy(self, rows: pa.Table, shard: int, file: BinaryIO) -> pa.Table:
-        """Write the samples of `rows`, payloads as they are; returns the rows of the new tar."""
+    def _copy(self, rows: pa.Table, shard: int, file: BinaryIO, pictures: Pictures) -> pa.Table:
+        """Write the samples of `rows`, payloads but for pictures as they are; returns the rows of the new tar."""
         origins = zip(rows["source"].to_pylist(), rows["source_key"].to_pylist(), strict=True)
         keys = [member_key(source, key) for source, key in origins]
         old_keys = rows["key"].to_pylist()
         tars, starts, sizes = (column(rows, name).tolist() for name in ("tar", "sample_offset", "sample_size"))
         old = {name: column(rows, f"{name}_offset").tolist() for name in ("image", "caption")}
-        caption_sizes = column(rows, "caption_size").tolist()
+        caption_sizes, image_sizes = (column(rows, f"{name}_size").tolist() for name in ("caption", "image"))
+        payloads = column(rows, "payload_crc32").tolist()
         new: dict[str, list[int]] = {name: [] for name in ("image", "caption", "captions", "sample", "size", "frame")}
         at = flushed = 0
         for row, (tar, start, size) in enumerate(zip(tars, starts, sizes, strict=True)):
             sample = self.source.tars.read(tar, start, size)
             try:
-                chunks, moved, frame = rewrite(sample, old_keys[row], keys[row])
+                changed: dict[int, bytes] = {}
+                if self.resize:
+                    picture = Picture(sample, old_keys[row], old["image"][row] - start, image_sizes[row])
+                    changed = resized(picture, payloads[row], self.resize, pictures)
+                chunks, moved, frame = rewrite(sample, old_keys[row], keys[row], changed)
+                for data in changed.values():
+                    image_sizes[row], payloads[row] = len(data), crc32_of(chunks[1::3])
                 for name, offsets in old.items():
                     # A sample of data that needs no captions has none, at 0.
                     new[name].append(at + moved[offsets[row] - start] if offsets[row] else 0)
@@ -108,30 +120,36 @@ class WriteShard:
             "key": keys,
             "tar": np.full(len(rows), shard, np.int32),
             "image_offset": new["image"],
+            "image_size": image_sizes,
             "caption_offset": new["caption"],
             "caption_size": new["captions"],
             "sample_offset": new["sample"],
             "sample_size": new["size"],
+            "payload_crc32": payloads,
             "frame_crc32": new["frame"],
         }
         return pa.table(columns, ORIGIN_SCHEMA)
 
 
-def rewrite(sample: bytes, old_key: str, key: str) -> tuple[list[bytes | memoryview], dict[int, int], int]:
+def rewrite(
+    sample: bytes, old_key: str, key: str, changed: Mapping[int, bytes]
+) -> tuple[list[bytes | memoryview], dict[int, int], int]:
     """The members of one sample under another key: (chunks, {old place: new one}, frame CRC-32).
 
-    Places are where members, and their payloads, start and end.
+    Places are where members, and their payloads, start and end; `changed` has other payloads by the place of the old.
+    Of each member there are three chunks: header, payload, padding.
     """
     view = memoryview(sample)
     chunks: list[bytes | memoryview] = []
     moved, at, frame = {}, 0, 0
     for member in members_of(view, 0, len(view), old_key):
         extension = member.name[len(old_key) + 1 :].lower()
-        head, padding = header(f"{key}.{extension}", member.size), _ZEROS[: -member.size % BLOCK]
+        payload = changed.get(member.data, view[member.data : member.data + member.size])
+        head, padding = header(f"{key}.{extension}", len(payload)), _ZEROS[: -len(payload) % BLOCK]
         frame = zlib.crc32(padding, zlib.crc32(head, frame))
         moved[member.start], moved[member.data] = at, at + len(head)
-        chunks += (head, view[member.data : member.data + member.size], padding)
-        at += len(head) + member.size
+        chunks += (head, payload, padding)
+        at += len(head) + len(payload)
         moved[member.data + member.size] = at
         at += len(padding)
         moved[member.stop] = at

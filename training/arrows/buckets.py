@@ -21,6 +21,7 @@ def bucket(job: Job, stage: int) -> Manifest:
         labels,
         out,
         index_only=data.index_only,
+        resize=data.smaller,
         shard_size=data.shard_size,
         workers=max(data.workers, 1),
         world=job.ranks,
