@@ -51,8 +51,8 @@ def write_buckets(
     `source` may be an index of tars, or buckets of an earlier stage. With `index_only` no tars are written:
     the shards are rows that point into the source's tars. `resize` makes pictures smaller on the way; what became of
     them is counted. Samples without a label are left out and counted. The ranks of a `world` all call this. Memory is
-    bounded by `unit_samples` rows and one shard. Finished buckets of the same source, labels and size are reused, a run
-    that was killed goes on; raises `UserError` for a directory that holds anything else, and for labels that do not fit.
+    bounded by `unit_samples` rows and one shard. Finished buckets of the same source and labels are reused, a run that
+    was killed goes on; raises `UserError` for a directory that holds anything else, and for labels that do not fit.
     """
     if resize and index_only:
         raise UserError("--mcl-resize needs tars to write the pictures to: leave --mcl-index-only out")
