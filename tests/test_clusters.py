@@ -1,3 +1,4 @@
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -5,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 from mcl_clip.clustering import passes
 from mcl_clip.clustering.clusters import Clusters, features_path
-from mcl_clip.clustering.encoder import load_encoder
+from mcl_clip.clustering.encoder import default_precision, load_encoder
 from mcl_clip.clustering.features import embed
 from mcl_clip.clustering.kmeans import assign
 from mcl_clip.clustering.pseudo_labels import PseudoLabels
@@ -51,6 +53,33 @@ def chain(data, models, tmp_path_factory) -> list[Clusters]:
         keep_features=True,
     )  # fmt: skip
     return [first, second]
+
+
+@contextlib.contextmanager
+def at_once():
+    """The slow twin of `written_behind`: the work waits for every file."""
+    yield lambda function, *arguments: function(*arguments)
+
+
+@pytest.mark.parametrize("reservoir", [40, 1000])
+def test_files_written_behind_the_pass_are_those_that_it_waits_for(manifest, models, tmp_path, monkeypatch, reservoir):
+    options = {"k": 3, "batch_size": 6, "reservoir": reservoir, "keep_features": True}
+    behind = cluster_stage(models[0], manifest, tmp_path / "behind", **options)
+    monkeypatch.setattr(passes, "written_behind", at_once)
+    waited = cluster_stage(models[0], manifest, tmp_path / "waited", **options)
+    names = sorted(path.relative_to(behind.directory) for path in behind.directory.rglob("*") if path.is_file())
+    assert names == sorted(path.relative_to(waited.directory) for path in waited.directory.rglob("*") if path.is_file())
+    for name in names:
+        assert (behind.directory / name).read_bytes() == (waited.directory / name).read_bytes()
+
+
+def test_precision_is_bf16_where_cuda_multiplies_in_it_and_the_clusters_say_which(monkeypatch, chain):
+    assert chain[0].info["settings"]["precision"] == "fp32"
+    assert default_precision("cpu") == "fp32"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for has_it, wanted in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, has_it=has_it: has_it)
+        assert (default_precision("cuda:1"), default_precision("cpu")) == (wanted, "fp32")
 
 
 def features_of(model: Path, manifest: Manifest) -> dict[str, np.ndarray]:

@@ -136,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--restarts", type=int, default=3, help="k-means restarts, of which the best counts (default 3)")
     add("--seed", type=int, default=0)
     add("--batch-size", type=int, default=256, help="samples embedded at once on each rank (default 256)")
-    add("--precision", choices=list(AUTOCAST), default="fp32", help="bf16, fp16: autocast (default fp32)")
+    add("--precision", choices=list(AUTOCAST), help="bf16, fp16: autocast (default: bf16 on CUDA, fp32 on a CPU)")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
     add("--workers", type=int, default=4, help="decoding processes of each rank (default 4)")
     add("--index", help="where the index of tars goes (default: OUTPUT-source)")

@@ -21,6 +21,12 @@ TOWERS = {"image": ("image",), "text": ("text",), "image-text": ("image", "text"
 AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+def default_precision(device: str | torch.device) -> str:
+    """In what embeddings are made to be clustered: bf16 on CUDA devices that multiply in it, else fp32."""
+    on_cuda = torch.device(device).type == "cuda" and torch.cuda.is_available()
+    return "bf16" if on_cuda and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+
+
 @dataclass(frozen=True)
 class Encoder:
     """A model and how its inputs are made.
@@ -103,7 +109,8 @@ def frozen(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _repeatable() -> Iterator[None]:
-    """The same kernels in every process, in full fp32, whatever the surrounding training has chosen."""
+    """The same kernels in every process, whatever the surrounding training has chosen; fp32 is not TF32, for who wants
+    speed has bf16."""
     matmul = torch.backends.cuda.matmul
     before = matmul.allow_tf32
     matmul.allow_tf32 = False

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 
 from mcl_clip.artifacts import atomic_path
+from mcl_clip.clustering.behind import written_behind
 from mcl_clip.clustering.clusters import LabelRows, features_path, labels_path, write_labels
 from mcl_clip.clustering.features import ShardFeatures, embed
 from mcl_clip.clustering.job import Job
@@ -25,12 +26,10 @@ from mcl_clip.world import appears
 def embed_reservoir(job: Job) -> None:
     """Each rank, its shards: features of the samples chosen by hash, all samples where they fit."""
     missing = [ordinal for ordinal in job.ordinals() if not job.reservoir_path(ordinal).exists()]
-    for part in _embedded(job, ((ordinal, _chosen(job, ordinal)) for ordinal in missing), len(missing), "reservoir"):
-        tensors = {"rows": part.rows, **part.features}
-        if job.limit is not None:
-            tensors["hashes"] = _hashes(job, part.ordinal)[part.rows]
-        with atomic_path(job.reservoir_path(part.ordinal)) as temporary:
-            save_file(tensors, temporary)
+    requests = ((ordinal, _chosen(job, ordinal)) for ordinal in missing)
+    with written_behind() as write:
+        for part in _embedded(job, requests, len(missing), "reservoir"):
+            write(_keep_reservoir, job, part)
 
 
 def fit(job: Job) -> None:
@@ -60,13 +59,18 @@ def label(job: Job) -> None:
     else:
         rows = ((ordinal, np.arange(job.manifest.shard_size[ordinal])) for ordinal in missing)
         parts = _embedded(job, rows, len(missing), "labels")
-    for part in parts:
-        shard = job.manifest.shard_names[part.ordinal]
-        keys = list(job.manifest.open_shard(part.ordinal).keys)
-        _refuse_broken(part, shard, keys)
-        if job.keep_features:
-            _keep_features(job, part, len(keys))
-        write_labels(labels_path(job.out, part.ordinal), shard, nearest(part, centroids, keys))
+    with written_behind() as write:
+        for part in parts:
+            write(_label_shard, job, part, centroids)
+
+
+def _label_shard(job: Job, part: ShardFeatures, centroids: dict[str, np.ndarray]) -> None:
+    shard = job.manifest.shard_names[part.ordinal]
+    keys = list(job.manifest.open_shard(part.ordinal).keys)
+    _refuse_broken(part, shard, keys)
+    if job.keep_features:
+        _keep_features(job, part, len(keys))
+    write_labels(labels_path(job.out, part.ordinal), shard, nearest(part, centroids, keys))
 
 
 def nearest(part: ShardFeatures, centroids: dict[str, np.ndarray], keys: list[str]) -> LabelRows:
@@ -89,6 +93,14 @@ def _embedded(job: Job, requests: Iterable[tuple[int, np.ndarray]], shards: int,
         return iter(())
     parts = embed(job.encoder, job.manifest, requests, batch_size=job.settings.batch_size, workers=job.workers)
     return tqdm(parts, f"embed {title}", shards, unit="shard", disable=not job.progress or not job.world.is_first)
+
+
+def _keep_reservoir(job: Job, part: ShardFeatures) -> None:
+    tensors = {"rows": part.rows, **part.features}
+    if job.limit is not None:
+        tensors["hashes"] = _hashes(job, part.ordinal)[part.rows]
+    with atomic_path(job.reservoir_path(part.ordinal)) as temporary:
+        save_file(tensors, temporary)
 
 
 def _hashes(job: Job, ordinal: int) -> np.ndarray:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from mcl_clip.artifacts import atomic_path, read_json, sha256_file, write_json
 from mcl_clip.clustering.clusters import Clusters, check_chain, hash_of, labels_path, read_labels
-from mcl_clip.clustering.encoder import TOWERS, load_encoder
+from mcl_clip.clustering.encoder import TOWERS, default_precision, load_encoder
 from mcl_clip.clustering.job import Job, Settings
 from mcl_clip.clustering.passes import embed_reservoir, fit, label
 from mcl_clip.clustering.summary import Summary
@@ -41,7 +41,7 @@ def cluster_stage(
     reservoir: int = 1_000_000,
     restarts: int = 3,
     batch_size: int = 256,
-    precision: str = "fp32",
+    precision: str | None = None,
     previous: Sequence[str | Path] = (),
     keep_features: bool = False,
     workers: int = 0,
@@ -51,6 +51,7 @@ def cluster_stage(
 ) -> Clusters:
     """Cluster a source manifest on the embeddings of the stage in `model_dir`, into `out_dir`; see `Settings`.
 
+    `precision` is by default bf16 on CUDA and fp32 on a CPU, and `settings` of clusters.json says which.
     `previous` are the clusters directories of all earlier stages, in order. The ranks of a `world` all
     call this; no phase holds a collective. A finished `out_dir` of the same model,
     data and settings is reused, an unfinished one is resumed by shard, any other is refused. Raises
@@ -62,6 +63,7 @@ def cluster_stage(
         raise UserError(f"--workers is {workers}; give 0 or more decoding processes")
     if Path(out_dir).exists() and not Path(out_dir).is_dir():
         raise UserError(f"{out_dir} is a file; give a directory to write the clusters into")
+    precision = precision or default_precision(device)
     settings = Settings(
         k=k,
         text_k=text_k or 0,

@@ -2,9 +2,9 @@
 
 import warnings
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -12,7 +12,7 @@ from mcl_clip.errors import UserError
 from mcl_clip.fusion.combine import check_fusion, fuse_embeddings
 from mcl_clip.fusion.shared_blocks import SharedTowers, share_tensors
 from mcl_clip.fusion.stages import Stage, check_stages
-from mcl_clip.fusion.tower_steps import Step, image_steps
+from mcl_clip.fusion.tower_steps import Step, image_steps, reads
 
 
 class FusedVisual(nn.Module):
@@ -64,7 +64,10 @@ class FusedImages(nn.Module):
         for number, stage in enumerate(stages[1:], start=1):
             warn_of_moved_statistics(number, stage.model.visual, models[0].visual)
         split = len(stages) > 1
-        self._image_towers = SharedTowers([_image_steps(stage, stages[0], split) for stage in stages])
+        renormalise = _renormalisers(stages)
+        self._renormalise = nn.ModuleList(module for module in renormalise if module is not None)
+        towers = zip(stages, renormalise, strict=True)
+        self._image_towers = SharedTowers([_image_steps(stage, module, split) for stage, module in towers])
         self.dims = [int(config["embed_dim"]) for config in (stage.config["model_cfg"] for stage in stages)]
         self.visual = FusedVisual(stages[0], self._image_towers, self.fuse_images, sum(self.dims))
         self.eval()
@@ -138,16 +141,38 @@ def warn_of_moved_statistics(number: int, visual: nn.Module, base: nn.Module) ->
         )
 
 
-def _image_steps(stage: Stage, first: Stage, split: bool) -> list[Step]:
-    ours, theirs = stage.preprocess_cfg, first.preprocess_cfg
+class _Renormalise(nn.Module):
+    """Images that are normalised for one stage, as another one reads them."""
+
+    factor: Tensor
+    offset: Tensor
+
+    def __init__(self, factor: list[float], offset: list[float], like: dict[str, Any]):
+        super().__init__()
+        # Not of what is saved: they follow from the stages' configurations.
+        self.register_buffer("factor", torch.tensor(factor, **like)[:, None, None], persistent=False)
+        self.register_buffer("offset", torch.tensor(offset, **like)[:, None, None], persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images * self.factor.to(images.dtype) + self.offset.to(images.dtype)
+
+
+def _renormalisers(stages: Sequence[Stage]) -> list[_Renormalise | None]:
+    """By stage what comes before its tower, None for what is normalised as for the first; of equal ones one object, so
+    that the towers behind it are compared."""
+    means, deviations = zip(
+        *((tuple(s.preprocess_cfg["mean"]), tuple(s.preprocess_cfg["std"])) for s in stages), strict=True
+    )
+    found: dict[Any, _Renormalise | None] = {(means[0], deviations[0]): None}
+    for stage, mean, std in zip(stages, means, deviations, strict=True):
+        if (mean, std) not in found:
+            factor = [b / a for a, b in zip(std, deviations[0], strict=True)]
+            offset = [(other - own) / a for own, a, other in zip(mean, std, means[0], strict=True)]
+            device, dtype = reads(stage.model.visual)
+            found[mean, std] = _Renormalise(factor, offset, {"device": device, "dtype": dtype})
+    return [found[key] for key in zip(means, deviations, strict=True)]
+
+
+def _image_steps(stage: Stage, renormalise: _Renormalise | None, split: bool) -> list[Step]:
     steps = image_steps(stage.model, split)
-    if (ours["mean"], ours["std"]) == (theirs["mean"], theirs["std"]):
-        return steps
-    factor = tuple(b / a for a, b in zip(ours["std"], theirs["std"], strict=True))
-    pairs = zip(ours["mean"], ours["std"], theirs["mean"], strict=True)
-    offset = tuple((other - mean) / std for mean, std, other in pairs)
-    return [Step(partial(_renormalise, factor, offset), ()), *steps]
-
-
-def _renormalise(factor: tuple[float, ...], offset: tuple[float, ...], images: Tensor) -> Tensor:
-    return images * images.new_tensor(factor)[:, None, None] + images.new_tensor(offset)[:, None, None]
+    return [Step(renormalise, (renormalise,)), *steps] if renormalise is not None else steps

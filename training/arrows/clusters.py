@@ -4,7 +4,7 @@ import shutil
 
 import torch
 
-from mcl_clip.clustering.encoder import AUTOCAST
+from mcl_clip.clustering.encoder import AUTOCAST, default_precision
 from mcl_clip.clustering.stage import cluster_stage
 from mcl_clip.errors import UserError
 from training.arithmetic import pixel_dtype
@@ -13,9 +13,10 @@ from training.reporting import log
 
 
 def embedding_precision(training: str, device: torch.device) -> str:
-    """In what a model is embedded that was trained in one of open_clip's precisions: the same fp32, bf16 or fp16."""
+    """In what a model is embedded that was trained in one of open_clip's precisions: the same bf16 or fp16, and for
+    fp32 the device's default."""
     dtype = pixel_dtype(training, device)
-    return next((name for name, own in AUTOCAST.items() if own == dtype), "fp32")
+    return next((name for name, own in AUTOCAST.items() if own == dtype != torch.float32), default_precision(device))
 
 
 def cluster(job: Job, stage: int) -> None:
