@@ -10,7 +10,7 @@ HOST := $(if $(OPEN_CLIP),$(abspath $(or $(wildcard $(OPEN_CLIP)/src),$(OPEN_CLI
 # A process of tests to each core, at most four; the tests of a file share its fixtures.
 PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: help install demo test test-long test-minimums lint bench study study-emoji clean
+.PHONY: help install demo test test-long test-minimums lint bench bench-gpu study study-emoji clean
 
 help:
 	@echo "make install    .venv with mcl_clip and everything it needs (about 6 GB: torch brings CUDA)"
@@ -18,6 +18,7 @@ help:
 	@echo "make test       the test suite (CPU)        make test-long   the same, thorough property and kill tests"
 	@echo "make test OPEN_CLIP=DIR   with another open_clip's source        make test-minimums   with the oldest versions"
 	@echo "make lint       ruff and mypy               make bench       every benchmark, one line of JSON each"
+	@echo "make bench-gpu  what only a CUDA device can say, at most 8 minutes -> docs/results-gpu.json, docs/results-gpu.md"
 	@echo "make study      does it work? MCL against controls of equal compute -> docs/study/"
 	@echo "make study-emoji  the same on real drawings, fetched with npm -> docs/study-emoji/"
 
@@ -64,10 +65,16 @@ bench: $(VENV)/.installed-dev
 		"train_step --objective simclr" input_pipeline "input_pipeline --views 2" queue retrieval zero_shot linear_probe; do \
 		echo "# $$name" >&2; $(BIN)/python -m benchmarks.$$name --json || exit 1; done
 
+bench-gpu: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks.gpu
+
 study: $(VENV)/.installed-study
 	$(BIN)/python -m benchmarks.suppression
 
-$(VENV)/.installed-study: $(VENV)/.installed
+$(VENV)/.installed-bench-gpu: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks.gpu
+
+study: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[study]"
 	@touch $@
 

@@ -108,6 +108,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     separate = [model.encode_image(images) for model in models] + [model.encode_text(texts) for model in models]
     fused = FusedCLIP(stages)
     collapsed = fused.collapse()
+    compiled = torch.compile(fused.encode_image, fullgraph=True, backend=options.backend)
     disk, again = disk_ratio(fused)
     worst = 0.0
     for model in (fused, again.to(device)):
@@ -120,12 +121,14 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             "one": lambda: models[0].encode_image(images),
             "separate": lambda: torch.cat([model.encode_image(images) for model in models], dim=1),
             "fused": lambda: fused.encode_image(images, normalize=True),
+            "compiled": lambda: compiled(images, normalize=True),
             "collapsed": lambda: collapsed.encode_image(images, normalize=True),
         },
         options.rounds,
         device,
         options.progress,
     )
+    differs = (compiled(images, normalize=True) - fused.encode_image(images, normalize=True)).abs().max().item()
     text = measure(
         {"one": lambda: models[0].encode_text(texts), "fused": lambda: fused.encode_text(texts)},
         max(options.rounds // 2, 1),
@@ -138,6 +141,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "cost_vs_one_tower": ratio(image, "fused", "one"),
         "cost_vs_separate": ratio(image, "fused", "separate"),
         "separate_vs_one_tower": ratio(image, "separate", "one"),
+        "compiled_cost_vs_one_tower": ratio(image, "compiled", "one"),
+        "compiled_vs_fused": ratio(image, "compiled", "fused"),
+        "compiled_max_abs_diff": differs,
         "collapsed_vs_one_tower": ratio(image, "collapsed", "one"),
         "collapsed_embedding_size": collapsed.visual.output_dim,
         "embedding_size": fused.visual.output_dim,
@@ -165,6 +171,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5, help="a round runs every variant once")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--backend", default="inductor", help="of torch.compile, which takes the image side whole")
     parser.add_argument("--json", action="store_true", help="one line of JSON on stdout, nothing else")
     options = parser.parse_args(arguments)
     options.progress = not options.json

@@ -78,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
     options.batch_size = options.batch_size or (64 if options.objective == "clip" else 256)
     with tempfile.TemporaryDirectory(prefix="train_step-") as folder:
         if options.objective == "clip":
-            result = _Comparison(options, Path(folder)).run()
+            result = Comparison(options, Path(folder)).run()
         else:
             from benchmarks.train_step_views import measure_views
 
@@ -87,7 +87,9 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-class _Comparison:
+class Comparison:
+    """Both loops on the same batches."""
+
     def __init__(self, options: argparse.Namespace, folder: Path) -> None:
         self.options, self.folder = options, folder
         self.model = options.model
@@ -107,6 +109,7 @@ class _Comparison:
         self.turn = 0
 
     def run(self) -> dict:
+        """Rates of the loops by turns, and their ratios."""
         options = self.options
         images = torch.randn(options.batch_size, 3, *self._image_size(), device=self.device)
         texts = torch.randint(1, 49000, (options.batch_size, self._build().model.context_length), device=self.device)

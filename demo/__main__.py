@@ -36,7 +36,7 @@ FLAGS = {
 TINY_FLAGS = FLAGS | {"epochs": 1, "batch-size": 64, "mcl-clusters": 3, "workers": 0}
 
 
-def training_command(data: Path, run: Path, size: Size, seed: int) -> list[str]:
+def training_command(data: Path, run: Path, size: Size, seed: int, device: str) -> list[str]:
     """The command that trains the demo's stages: nothing but documented flags."""
     flags = TINY_FLAGS if size == TINY else FLAGS
     shards = -(-size.images // size.shard)
@@ -44,6 +44,7 @@ def training_command(data: Path, run: Path, size: Size, seed: int) -> list[str]:
         "train-data": f"{data}/train/{{00000..{shards - 1:05d}}}.tar",
         **flags,
         "seed": seed,
+        "device": device,
         "logs": str(run.parent),
         "name": run.name,
     }
@@ -53,13 +54,13 @@ def training_command(data: Path, run: Path, size: Size, seed: int) -> list[str]:
     return [sys.executable, "-m", "training.main", *words, *whole]
 
 
-def score(run: Path, data: Path, progress: bool) -> None:
+def score(run: Path, data: Path, device: str, progress: bool) -> None:
     """Score every stage and the fused model on the pairs and on each feature's set; what is scored already stays."""
     fused = run / "fused"
     scores = {"mmvp": run / "scores" / "mmvp.json"} | {
         feature.name: run / "scores" / f"zero_shot_{feature.name}.json" for feature in FEATURES
     }
-    model, preprocess, tokenizer = mcl_clip.load(fused)
+    model, preprocess, tokenizer = mcl_clip.load(fused, device)
     scored = ScoredModel(model, preprocess, tokenizer, name=str(fused))
     current = scored.record()["model_hash"]
     for name, path in scores.items():
@@ -86,11 +87,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--size", choices=("default", "tiny"), default="default", help="tiny runs in seconds, learns nothing"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the data and the training (default 0)")
+    parser.add_argument("--device", default="cpu", help="of training and scoring: cpu, cuda (default %(default)s)")
     args = parser.parse_args(argv)
     start, size, run = time.time(), TINY if args.size == "tiny" else DEFAULT, args.output
     progress = sys.stderr.isatty()
     data = generate(run.with_name(f"{run.name}-data"), size, args.seed, progress)
-    command = training_command(data, run, size, args.seed)
+    command = training_command(data, run, size, args.seed, args.device)
     print(
         "$ " + " ".join(["python", *(f"'{word}'" if set("{(") & set(word) else word for word in command[1:])]),
         flush=True,
@@ -98,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     finished = subprocess.run(command, env=os.environ | {"PYTHONUNBUFFERED": "1"})
     if finished.returncode:
         raise UserError(f"training ended with status {finished.returncode}; its own message stands above")
-    score(run, data, progress)
+    score(run, data, args.device, progress)
     page = report.write_report(run)
     results = read_scores(run / "scores" / "mmvp.json")
     columns = ["pair_accuracy", *(f"pair_accuracy/{feature.pattern}" for feature in FEATURES)]
