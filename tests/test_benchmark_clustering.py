@@ -11,7 +11,7 @@ SMALL = "--points 3000 --dim 48 --clusters 4 --restarts 2 --model mcl-tiny-vit -
 
 
 def test_one_line_with_every_number(capsys):
-    assert main(["--json", *SMALL.split(), "--workers", "0", "--sizes", "400", "800"]) == 0
+    assert main(["--json", *SMALL.split(), "--workers", "0", "--sizes", "400", "800", "--label-files", "3"]) == 0
     (line,) = capsys.readouterr().out.splitlines()
     result = json.loads(line)
     assert result["speedup_vs_minibatch_kmeans"] == pytest.approx(
@@ -22,6 +22,7 @@ def test_one_line_with_every_number(capsys):
     assert 0 < objectives["best"] <= objectives["one"] < 2 and result["minibatch_kmeans_steps"] > 0
     assert result["extraction_overhead"] > 0 and result["decode_ms"] > 0
     assert len(result["peak_mib"]) == 2 and min(result["peak_mib"]) > 50
+    assert result["sum_us_a_sample"] > 0 and "sum_us_an_earlier_stage" in result
     assert result["peak_memory_ratio"] == pytest.approx(result["peak_mib"][1] / result["peak_mib"][0], abs=1e-3)
 
 

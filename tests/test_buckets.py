@@ -105,7 +105,7 @@ def test_every_labelled_sample_is_in_its_bucket_once(source, tmp_path, index_onl
     assert all(set(full) <= {5} and 1 <= last <= 5 for *full, last in sizes.values())
     assert manifest.label_paths == sorted(manifest.label_paths, key=lambda path: [*map(int, path.split("/"))])
     assert verify(manifest.directory) == []
-    tars = list(manifest.directory.glob("*.tar"))
+    tars = list(manifest.directory.glob("tars/*/*/*.tar"))
     assert len(tars) == (0 if index_only else manifest.num_shards)
     assert not (manifest.directory / "work").exists()
 
@@ -114,7 +114,7 @@ def test_any_webdataset_reader_gets_each_sample_once_with_equal_bytes(source, tm
     manifest = write_buckets(source, HashLabels(), tmp_path / "b", **SMALL)
     original = read_samples(source.tars.paths)
     found = {}
-    urls = f"{tmp_path}/b/{{00000000..{manifest.num_shards - 1:08d}}}.tar"
+    urls = f"{tmp_path}/b/tars/00/000/{{00000000..{manifest.num_shards - 1:08d}}}.tar"
     for sample in webdataset.WebDataset(urls, shardshuffle=False):
         source_shard, key = sample["__key__"].split("_")
         files = {name: data for name, data in sample.items() if not name.startswith("__")}

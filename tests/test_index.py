@@ -13,10 +13,12 @@ import pytest
 import webdataset
 
 from mcl_clip.errors import UserError
+from mcl_clip.shards.columns import map_table
 from mcl_clip.shards.index import index_sources
 from mcl_clip.shards.manifest import Manifest
 from mcl_clip.shards.offsets import IMAGE_EXTENSIONS, offsets_path
 from mcl_clip.shards.scan import scan_tar
+from mcl_clip.world import World
 from tests.distributed import run_ranks, world_of
 from tests.tars import image_bytes, read_samples, write_shards, write_tar
 
@@ -208,7 +210,8 @@ def test_an_index_without_times_is_still_read(tmp_path):
     paths = write_shards(tmp_path / "data", 2, 4)
     index = tmp_path / "index"
     first = index_sources(paths, index)
-    table = pq.read_table(index / "tars.parquet")
+    table = map_table(index / "tars.arrow")
+    (index / "tars.arrow").unlink()
     pq.write_table(table.drop_columns(["mtime_ns"]), index / "tars.parquet")
     info = {name: value for name, value in first.info.items() if name != "left_out"}
     (index / "manifest.json").write_text(json.dumps(info))
@@ -275,6 +278,22 @@ def test_ranks_share_the_work(tmp_path):
     texts = [(tmp_path / name / "manifest.json").read_text() for name in ("alone", "shared")]
     assert texts[0] == texts[1]
     assert not (tmp_path / "shared/work").exists()
+
+
+class Deaf(World):
+    """A rank that is told that the index stands, and may not look at a tar."""
+
+    rank, world_size = 1, 2
+
+    def share(self, value):
+        return None
+
+
+def test_other_ranks_of_a_finished_index_ask_for_no_tar(tmp_path):
+    paths = write_shards(tmp_path / "data", 3, 4)
+    whole = index_sources(paths, tmp_path / "index")
+    shutil.rmtree(tmp_path / "data")
+    assert index_sources([], tmp_path / "index", world=Deaf()).hash == whole.hash
 
 
 def test_repeat_counts_are_of_the_index_and_its_hash(tmp_path):

@@ -258,6 +258,23 @@ def test_a_state_that_does_not_fit_is_refused_with_the_reason(index, change, rea
         loader_of(index, **change).load_state_dict(state)
 
 
+@pytest.mark.parametrize("window", [None, 11])
+def test_a_stage_that_began_with_the_narrower_default_window_of_before_goes_on_with_it(index, monkeypatch, window):
+    monkeypatch.setattr("mcl_clip.loading.loader.earlier_window", lambda buckets: 5 if buckets == 4 else 1)
+    begun = loader_of(index, policy=Policy(min_segment=2, lanes=1, window=5))
+    steps = keys_by_step(begun)
+    old = loader_of(index, policy=Policy(min_segment=2, lanes=1, window=5)).state_dict() | {"step": 2}
+    old["policy"] = {"leftovers": "pack", "min_segment": 2, "lanes": 1, "window": None}
+    going_on = loader_of(index, policy=Policy(min_segment=2, lanes=1, window=window))
+    if window:
+        with pytest.raises(UserError, match="--mcl-window"):
+            going_on.load_state_dict(old)
+        return
+    going_on.load_state_dict(old)
+    assert keys_by_step(going_on) == {step: keys for step, keys in steps.items() if step >= 2}
+    assert going_on.state_dict()["policy"]["window"] == 5
+
+
 def test_a_state_of_other_data_or_another_version_is_refused(index, tmp_path):
     state = loader_of(index).state_dict()
     other = loader_of(make_index(tmp_path, 8, 9, seed=1))

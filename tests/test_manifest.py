@@ -70,18 +70,18 @@ def test_an_unfinished_directory_is_refused(tmp_path):
 
 @pytest.mark.parametrize("name", ["shards", "tars"])
 def test_changed_tables_are_refused(manifest, name, tmp_path):
-    path = manifest.directory / f"{name}.parquet"
+    path = manifest.directory / f"{name}.arrow"
     other = index_sources(write_shards(tmp_path / "other", 3, 5), tmp_path / "other-index")
-    shutil.copy(other.directory / f"{name}.parquet", path)
-    with pytest.raises(UserError, match=rf"{name}\.parquet was changed"):
+    shutil.copy(other.directory / f"{name}.arrow", path)
+    with pytest.raises(UserError, match=rf"{name}\.arrow was changed"):
         Manifest.load(manifest.directory).open_shard(0).read_image(0)
     path.write_bytes(b"PAR1")
-    with pytest.raises(UserError, match=rf"{name}\.parquet cannot be read"):
+    with pytest.raises(UserError, match=rf"{name}\.arrow cannot be read"):
         Manifest.load(manifest.directory).open_shard(0).read_image(0)
 
 
 def test_offsets_of_something_else_are_refused(manifest):
-    offsets = manifest.directory / "offsets"
+    offsets = manifest.directory / "offsets/00/000"
     shutil.copy(offsets / "00000000.arrow", offsets / "00000001.arrow")
     with pytest.raises(UserError, match=r"00000001\.arrow"):
         Manifest.load(manifest.directory).open_shard(1)

@@ -231,10 +231,10 @@ def test_contiguous_positions_are_contiguous_lanes():
         assert len(touched) <= shards // 4 + 2
 
 
-def test_the_default_policy_is_of_the_data_and_the_global_batch():
-    assert Policy().lanes_and_window(32768, 1000) == (128, 524)
-    assert Policy().lanes_and_window(64, 10) == (1, 8192)
-    assert Policy(lanes=3, window=7).lanes_and_window(32768, 1000) == (3, 7)
+def test_the_default_policy_is_of_the_global_batch_alone():
+    assert Policy().lanes_and_window(32768) == (128, 8192)
+    assert Policy().lanes_and_window(64) == (1, 8192)
+    assert Policy(lanes=3, window=7).lanes_and_window(32768) == (3, 7)
     plan = make_plan(
         ["0", "1"],
         np.repeat([0, 1], 30),

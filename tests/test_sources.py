@@ -1,6 +1,9 @@
 """Specs of --train-data, and the names of tars."""
 
+import os
+
 import pytest
+from braceexpand import braceexpand
 
 from mcl_clip.errors import UserError
 from mcl_clip.shards.scan import scan_tar
@@ -35,6 +38,26 @@ def expand(folder, spec):
 )
 def test_a_spec_names_tars_in_its_order(folder, spec, expected):
     assert expand(folder, spec) == expected
+
+
+def test_many_tars_are_found_by_listing_their_folders_once(tmp_path, monkeypatch):
+    """And are the same that are found one by one: a link to one of them is that one."""
+    for number in range(60):
+        (tmp_path / f"{number % 3}").mkdir(exist_ok=True)
+        (tmp_path / f"{number % 3}/{number:05d}.tar").touch()
+    (tmp_path / "0/00060.tar").symlink_to(tmp_path / "1/00001.tar")
+    spec = f"{tmp_path}/{{0..2}}/{{00000..00059}}.tar"
+    one_by_one = [path for path in braceexpand(spec) if os.path.exists(path)]
+    listed, scandir = [], os.scandir
+    monkeypatch.setattr(os, "scandir", lambda folder: listed.append(folder) or scandir(folder))
+    many = "::".join(f"{tmp_path}/{folder}/{{{folder:05d}..{57 + folder:05d}..3}}.tar" for folder in range(3))
+    monkeypatch.setattr(os, "stat", None)
+    monkeypatch.setattr(os.path, "exists", None)
+    assert sorted(expand_sources(many)) == sorted(one_by_one)
+    assert sorted(listed) == [f"{tmp_path}/{folder}" for folder in range(3)]
+    monkeypatch.undo()
+    with pytest.raises(UserError, match=r"00001\.tar twice"):
+        expand_sources(f"{many}::{tmp_path}/0/00060.tar")
 
 
 def test_a_list_is_a_spec(folder):

@@ -89,7 +89,7 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add(
         "--mcl-window", type=int, default=None,
-        help="samples of a bucket that are shuffled together (default: 524288 over the pseudo-labels, at most 8192)",
+        help="samples of a bucket that are shuffled together (default: 8192)",
     )  # fmt: skip
     add(
         "--mcl-caption-key",

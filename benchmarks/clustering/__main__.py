@@ -3,6 +3,7 @@
 kmeans      speedup_vs_minibatch_kmeans, objective_ratio: unit vectors in 60 overlapping modes, against scikit-learn
 extraction  extraction_overhead: tar to feature, over the bare forward pass on decoded tensors
 memory      peak_memory_ratio: clustering at two sizes, each in a process of its own
+sums        sum_us_a_sample: label files summed up, CPU time of one core; sum_us_an_earlier_stage: more for each
 """
 
 import argparse
@@ -18,7 +19,7 @@ import faiss
 import sklearn
 import torch
 
-from benchmarks.clustering import extraction, kmeans, memory
+from benchmarks.clustering import extraction, kmeans, memory, sums
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -29,6 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
             "kmeans": partial(kmeans.measure, options),
             "extraction": partial(extraction.measure, options, Path(temporary) / "extraction"),
             "memory": partial(memory.measure, options, Path(temporary) / "memory"),
+            "sums": partial(sums.measure, options, Path(temporary) / "sums"),
         }
         result: dict = {}
         for part in options.parts or parts:
@@ -48,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--json", action="store_true", help="print one line of JSON")
-    add("--parts", nargs="+", choices=["kmeans", "extraction", "memory"], help="measure these only")
+    add("--parts", nargs="+", choices=["kmeans", "extraction", "memory", "sums"], help="measure these only")
     add("--points", type=int, default=400_000, help="vectors to cluster (default %(default)s)")
     add("--dim", type=int, default=512, help="of the vectors (default %(default)s)")
     add("--clusters", type=int, default=10, help="K (default %(default)s)")
@@ -61,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--workers", type=int, default=1, help="decoding processes (default %(default)s)")
     add("--rounds", type=int, default=4, help="of the extraction, of which the median counts (default %(default)s)")
     add("--sizes", type=int, nargs=2, default=[10_000, 40_000], help="samples whose peak memory is compared")
+    add("--label-files", type=int, default=489, help="of 1,000 samples, to sum up (default %(default)s: a run of 2e6)")
     add("--seed", type=int, default=0)
     return parser
 

@@ -4,9 +4,9 @@
 |---|---|
 | `clusters.json` | written last: the commit; hashes of model, data, centroids and labels, and the summary |
 | `centroids.safetensors` | one fp32 [K, D] tensor of unit rows for each clustered tower (`image`, `text`) |
-| `shards.parquet` | shard name, samples, failed: row i is the shard of `labels/<i>.parquet` |
-| `labels/00000012.parquet` | shard, key, cluster (null: failed), distance, in the order of the shard |
-| `features/00000012.safetensors` | fp16, row for row as the labels; only with `--mcl-keep-features` |
+| `shards.parquet` | shard name, samples, failed: row i is the shard of label file i |
+| `labels/00/000/00000012.parquet` | shard, key, cluster (null: failed), distance, in the order of the shard |
+| `features/00/000/00000012.safetensors` | fp16, row for row as the labels; only with `--mcl-keep-features` |
 | `failed.jsonl` | shard and key of every failed sample |
 """
 
@@ -17,11 +17,14 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from safetensors.numpy import load_file
 
 from mcl_clip.artifacts import atomic_path, read_json, sha256_file, sha256_json
 from mcl_clip.errors import UserError
+from mcl_clip.numbered import find_numbered
+from mcl_clip.shards.columns import Strings
 
 FORMAT = {"format": "mcl_clip clusters", "version": 1}
 _HASHED = (
@@ -83,21 +86,27 @@ class Clusters:
         return load_file(self.directory / "centroids.safetensors")
 
     @cached_property
-    def shard_names(self) -> list[str]:
+    def shard_names(self) -> Sequence[str]:
         """Source shards in the order of the label files."""
-        return pq.read_table(self.directory / "shards.parquet", columns=["shard"])["shard"].to_pylist()
+        return Strings(self._names)
 
     @cached_property
-    def _ordinals(self) -> dict[str, int]:
-        return {name: ordinal for ordinal, name in enumerate(self.shard_names)}
+    def _names(self) -> pa.ChunkedArray:
+        return pq.read_table(self.directory / "shards.parquet", columns=["shard"])["shard"].combine_chunks()
 
     def labels_of(self, shard: str) -> LabelRows:
         """Labels of a source shard by name; `UserError` when the clusters do not know it."""
-        if shard not in self._ordinals:
+        return read_labels(self.path_of(shard), shard)
+
+    def path_of(self, shard: str) -> Path:
+        """Label file of a source shard by name; `UserError` as above."""
+        # Searched each time, a few ms among millions of names, which a table of them in every process would outweigh.
+        ordinal = pc.index(self._names, pa.scalar(shard)).as_py()
+        if ordinal < 0:
             raise UserError(
                 f"shard {shard!r} has no labels in {self.directory}; cluster every stage on the same --train-data"
             )
-        return read_labels(labels_path(self.directory, self._ordinals[shard]), shard)
+        return labels_path(self.directory, ordinal)
 
     def check_made_from(self, data_hash: str) -> None:
         """Raise `UserError` unless the clusters were made from the data of this manifest hash."""
@@ -126,13 +135,13 @@ def hash_of(info: dict) -> str:
 
 
 def labels_path(directory: Path, ordinal: int) -> Path:
-    """Label file of the shard with this ordinal in the source manifest."""
-    return directory / "labels" / f"{ordinal:08d}.parquet"
+    """Label file of the shard with this ordinal in the source manifest, or where it is written."""
+    return find_numbered(directory / "labels", ordinal, ".parquet")
 
 
 def features_path(directory: Path, ordinal: int) -> Path:
     """Feature file of the shard with this ordinal, where features are kept."""
-    return directory / "features" / f"{ordinal:08d}.safetensors"
+    return find_numbered(directory / "features", ordinal, ".safetensors")
 
 
 def write_labels(path: Path, shard: str, rows: LabelRows) -> None:
@@ -148,14 +157,17 @@ def write_labels(path: Path, shard: str, rows: LabelRows) -> None:
         pq.write_table(pa.Table.from_arrays(columns, schema=_SCHEMA), temporary)
 
 
+def unreadable(shard: str, error: Exception) -> UserError:
+    """What is said of a label file that is missing, broken or of another shard."""
+    return UserError(f"labels of shard {shard!r} cannot be read: {error}; delete the clusters and make them again")
+
+
 def read_labels(path: Path, shard: str) -> LabelRows:
     """Read one shard's labels; `UserError` when the file is missing, broken or of another shard."""
     try:
         table = pq.read_table(path, columns=["shard", "key", "cluster", "distance"])
     except (OSError, pa.ArrowInvalid) as error:
-        raise UserError(
-            f"labels of shard {shard!r} cannot be read: {error}; delete the clusters and make them again"
-        ) from None
+        raise unreadable(shard, error) from None
     names: Sequence[str] = table["shard"].unique().to_pylist()
     if any(name != shard for name in names):
         raise UserError(

@@ -10,6 +10,7 @@ from mcl_clip.clustering.clusters import FORMAT, Clusters, features_path, labels
 from mcl_clip.clustering.encoder import AUTOCAST, TOWERS, Encoder
 from mcl_clip.clustering.reservoir import hash_limit
 from mcl_clip.errors import UserError
+from mcl_clip.numbered import find_numbered
 from mcl_clip.shards.manifest import Manifest
 from mcl_clip.world import World
 
@@ -103,11 +104,15 @@ class Job:
 
     def reservoir_path(self, ordinal: int) -> Path:
         """Features of one shard's reservoir samples, until the clusters are committed."""
-        return self.out / "reservoir" / f"{ordinal:08d}.safetensors"
+        return find_numbered(self.out / "reservoir", ordinal, ".safetensors")
+
+    def sums_path(self, run: int) -> Path:
+        """Sums over one run of shards, until the clusters are committed."""
+        return find_numbered(self.out / "sums", run, ".safetensors")
 
     def ordinals(self) -> range:
         """The shards of this rank."""
-        return range(self.world.rank, len(self.manifest.shard_names), self.world.world_size)
+        return range(self.world.rank, self.manifest.num_shards, self.world.world_size)
 
     def is_labelled(self, ordinal: int) -> bool:
         """Whether all that a shard is to leave behind is there."""

@@ -122,7 +122,7 @@ def _stored(job: Job, ordinal: int) -> ShardFeatures:
 
 def _reservoir(job: Job, tower: str) -> np.ndarray:
     """Features [n, D] fp32 of one tower in the order of the shards; n is at most the stated number."""
-    files = [job.reservoir_path(ordinal) for ordinal in range(len(job.manifest.shard_names))]
+    files = [job.reservoir_path(ordinal) for ordinal in range(job.manifest.num_shards)]
     counts, width = [], 0
     for file in files:
         with safe_open(file, "numpy") as tensors:

@@ -9,21 +9,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors import safe_open
 from tqdm import tqdm
 
 from mcl_clip.artifacts import atomic_path, read_json, sha256_file, write_json
-from mcl_clip.clustering.clusters import Clusters, check_chain, hash_of, labels_path, read_labels
+from mcl_clip.clustering.clusters import Clusters, check_chain, hash_of, labels_path
 from mcl_clip.clustering.encoder import TOWERS, default_precision, load_encoder
 from mcl_clip.clustering.job import Job, Settings
 from mcl_clip.clustering.passes import embed_reservoir, fit, label
 from mcl_clip.clustering.summary import Summary
+from mcl_clip.clustering.sums import read_clusters, read_run, runs, sum_run, write_run
 from mcl_clip.errors import UserError
 from mcl_clip.left_out import FIRST, line
 from mcl_clip.models.stage_model import model_hash
 from mcl_clip.shards.manifest import Manifest
+from mcl_clip.shards.pool import part_of
 from mcl_clip.world import World, appears
 
 log = logging.getLogger(__name__)
@@ -98,6 +101,7 @@ def cluster_stage(
         if not fitted:
             job.together(fit, alone=True)
         job.together(label)
+        job.together(add_up)
         job.together(commit, alone=True)
     clusters = Clusters.load(appears(job.out / "clusters.json", job.world).parent)
     failed = clusters.info["failed"]
@@ -132,26 +136,37 @@ def claim(job: Job) -> None:
             raise UserError(f"{job.out} was made without --mcl-keep-features; delete it, or do without them")
 
 
+def add_up(job: Job) -> None:
+    """Each rank, its runs of shards: what their labels come to."""
+    names, own = job.manifest.shard_names, list(enumerate(runs(job.manifest.num_shards)))
+    mine = part_of(own, job.world.rank, job.world.world_size)
+    ks = [*(clusters.k for clusters in job.previous), _k(job)]
+    bar = tqdm(mine, "sum up", unit="run", disable=not job.progress or not job.world.is_first)
+    for run, shards in bar:
+        if job.sums_path(run).exists():
+            continue
+        own_names = names[shards.start : shards.stop]
+        labels = read_run([appears(labels_path(job.out, shard), job.world) for shard in shards], own_names)
+        previous = [read_clusters(clusters, own_names) for clusters in job.previous]
+        apart = [job.manifest.rows_apart(shard) for shard in shards]
+        write_run(job.sums_path(run), *sum_run(labels, previous, apart, ks, _span(job), job.settings.seed))
+
+
 def commit(job: Job) -> None:
-    """Rank 0: sum the labels up, and write what makes the directory finished."""
-    by_tower = job.settings.clusters_by_tower
-    k = math.prod(by_tower.values())
-    table: dict[str, list] = {"shard": [], "samples": [], "failed": []}
+    """Rank 0: add the sums up, and write what makes the directory finished."""
     with atomic_path(job.out / "failed.jsonl") as temporary, open(temporary, "w") as failed_file:
-        summary = Summary(k, 2 * math.sqrt(len(by_tower)), [c.k for c in job.previous], job.settings.seed, failed_file)
-        for ordinal, shard in enumerate(tqdm(job.manifest.shard_names, "sum up", disable=not job.progress)):
-            rows, apart = read_labels(labels_path(job.out, ordinal), shard), job.manifest.rows_apart(ordinal)
-            summary.add(shard, rows, [clusters.labels_of(shard) for clusters in job.previous], apart)
-            failed = int((rows.cluster < 0).sum()) - len(apart)
-            for name, value in zip(table, (shard, len(rows.keys) - len(apart), failed), strict=True):
-                table[name].append(value)
+        summary = Summary(_k(job), _span(job), [clusters.k for clusters in job.previous], failed_file)
+        for run in range(len(runs(job.manifest.num_shards))):
+            summary.add(appears(job.sums_path(run), job.world))
+    names = pa.array(job.manifest.shard_names, pa.string())
+    table = {"shard": names, "samples": np.concatenate(summary.samples), "failed": np.concatenate(summary.failed)}
     with atomic_path(job.out / "shards.parquet") as temporary:
         pq.write_table(pa.table(table), temporary)
     with safe_open(job.centroids_path, "numpy") as file:
         report = json.loads(file.metadata()["fit"])
     info = {
         **job.identity,
-        "k": k,
+        "k": _k(job),
         "centroids_hash": sha256_file(job.centroids_path),
         "labels_hash": summary.digest.hexdigest(),
         "fit": report,
@@ -161,9 +176,19 @@ def commit(job: Job) -> None:
     _clean_up(job)
 
 
+def _k(job: Job) -> int:
+    return math.prod(job.settings.clusters_by_tower.values())
+
+
+def _span(job: Job) -> float:
+    """The largest possible distance of a sample to its centroid."""
+    return 2 * math.sqrt(len(job.settings.clusters_by_tower))
+
+
 def _clean_up(job: Job) -> None:
     (job.out / "identity.json").unlink(missing_ok=True)
     shutil.rmtree(job.out / "reservoir", ignore_errors=True)
+    shutil.rmtree(job.out / "sums", ignore_errors=True)
 
 
 def _difference(found: Any, wanted: dict[str, Any]) -> str | None:

@@ -87,7 +87,7 @@ class ShardDataset(Dataset):
         captions: list[str] = []
         keys: list[str] = []
         faults: list[tuple[str, str]] = []
-        given: list[tuple[str, str] | None] = []
+        given: list[tuple[int, str] | None] = []
         missing: list[int] = []
         slow = 0
         try:
@@ -108,7 +108,7 @@ class ShardDataset(Dataset):
                 images[index] = image
                 captions.append(caption)
                 keys.append(self._key(*sample))
-                given.append((self._open(sample[0]).source_of(sample[1])[0], caption))
+                given.append((self._open(sample[0]).source_ordinal(sample[1]), caption))
                 slow += not fast
             vectors = self.text_vectors.of(given) if self.text_vectors else None
         except UserError as error:  # a worker's exception would reach the user as a traceback

@@ -4,7 +4,7 @@ import math
 import signal
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from mcl_clip.loading.text_vectors import TextVectors
 from mcl_clip.loading.transfer import Transfer
 from mcl_clip.plan.epochs import EpochPlans
 from mcl_clip.plan.plan import Plan
-from mcl_clip.plan.policy import Policy
+from mcl_clip.plan.policy import Policy, earlier_window
 from mcl_clip.shards.manifest import Manifest
 from mcl_clip.shards.pool import START_METHOD
 
@@ -66,6 +66,7 @@ class GlobalBatchLoader:
     ):
         self.manifest, self.batch_size, self.accum_freq, self.rank = manifest, batch_size, accum_freq, rank
         self.global_batch = batch_size * accum_freq * world_size
+        manifest.read_tables()  # before readers are forked, which would read them each for itself
         self.plans = EpochPlans(
             manifest.label_paths,
             manifest.shard_label,
@@ -167,7 +168,7 @@ class GlobalBatchLoader:
             "stage": self.plans.stage,
             "global_batch": self.global_batch,
             "steps_per_epoch": self.steps_per_epoch,
-            "policy": asdict(self.plans.policy),
+            "policy": asdict(self.plans.policy.resolved(self.global_batch)),
             "epoch": self.epoch,
             "step": self.step,
         }
@@ -178,12 +179,25 @@ class GlobalBatchLoader:
         Ranks, workers and the split of G may have changed.
         """
         here = self.state_dict()
+        if "policy" in state:
+            state = {**state, "policy": self._go_on_with(state["policy"])}
+            here = self.state_dict()
         for name, mend in _MENDS.items():
             if state.get(name) != here[name]:
                 raise UserError(
                     f"the checkpoint was saved with {name} {state.get(name)}, but this run has {here[name]}: {mend}"
                 )
         self.epoch, self.step = state["epoch"], state["step"]
+
+    def _go_on_with(self, saved: dict[str, Any]) -> dict[str, Any]:
+        """A saved policy in numbers; the default of its time stays that of the stage."""
+        policy = Policy(**saved)
+        if policy.window is None:
+            window = earlier_window(int((self.plans[0].draws.size > 0).sum()))
+            policy = replace(policy, window=window)
+            if self.plans.policy.window is None:
+                self.plans.go_on_with(replace(self.plans.policy, window=window))
+        return asdict(policy.resolved(self.global_batch))
 
 
 _MENDS = {

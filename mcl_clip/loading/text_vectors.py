@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 
 from mcl_clip.artifacts import atomic_path
 from mcl_clip.errors import UserError
+from mcl_clip.numbered import find_numbered
 from mcl_clip.shards.manifest import Manifest
 
 MAX_OPEN = 256
@@ -19,8 +20,8 @@ AGAIN = "delete its directory and run again, or pass --mcl-no-text-cache"
 
 
 def file_of(directory: Path, shard: int) -> Path:
-    """The file of a source shard's captions."""
-    return directory / f"{shard:08d}.safetensors"
+    """The file of a source shard's captions, or where it is written."""
+    return find_numbered(directory, shard, ".safetensors")
 
 
 def captions_of(source: Manifest, shard: int) -> list[str]:
@@ -44,9 +45,8 @@ def write_vectors(path: Path, captions: Sequence[str], vectors: Iterable[torch.T
 class TextVectors:
     """The vectors in a directory, [width] of `dtype` each. Pickled copies open their own files, MAX_OPEN at most."""
 
-    def __init__(self, directory: Path, source_names: Sequence[str], width: int, dtype: torch.dtype):
+    def __init__(self, directory: Path, width: int, dtype: torch.dtype):
         self.directory, self.width, self.dtype = directory, width, dtype
-        self._place = {name: shard for shard, name in enumerate(source_names)}
         self._open = lru_cache(MAX_OPEN)(self._opened)
 
     def __getstate__(self):
@@ -56,18 +56,20 @@ class TextVectors:
         self.__dict__.update(state)
         self._open = lru_cache(MAX_OPEN)(self._opened)
 
-    def of(self, samples: Iterable[tuple[str, str] | None]) -> torch.Tensor:
-        """[b, width] of (source shard, caption); zeros for None. `UserError` for a caption that is not there."""
+    def of(self, samples: Iterable[tuple[int, str] | None]) -> torch.Tensor:
+        """[b, width] of (source shard, caption), zeros for None; `UserError` for a caption that is not there."""
         none = np.zeros(self.width * self.dtype.itemsize, np.uint8)
         found = np.stack([none if sample is None else self._row(*sample) for sample in samples])
         return torch.from_numpy(found).view(self.dtype)
 
-    def _row(self, name: str, caption: str) -> np.ndarray:
-        hashes, vectors = self._open(self._place[name])
+    def _row(self, shard: int, caption: str) -> np.ndarray:
+        hashes, vectors = self._open(shard)
         wanted = np.uint64(hash_of(caption))
         place = int(np.searchsorted(hashes, wanted))
         if place == len(hashes) or hashes[place] != wanted:
-            raise UserError(f"{self.directory} has no vector of the caption {caption[:60]!r} of shard {name}; {AGAIN}")
+            raise UserError(
+                f"{self.directory} has no vector of the caption {caption[:60]!r} of source shard {shard}; {AGAIN}"
+            )
         return vectors[place : place + 1][0]
 
     def _opened(self, shard: int):

@@ -43,5 +43,9 @@ class EpochPlans:
             self._made = {**dict(latest), epoch: plan}
         return self._made[epoch]
 
+    def go_on_with(self, policy: Policy) -> None:
+        """Plan by another policy from here on."""
+        self.policy, self._made = policy, {}
+
     def __getstate__(self):
         return {**self.__dict__, "_made": {}}

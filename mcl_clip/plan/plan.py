@@ -161,7 +161,7 @@ def make_plan(
     copies = np.bincount(shard_bucket, shard_copies, num_buckets).astype(np.int64)
     repeats = np.ones(num_buckets, np.int64)
     np.maximum.at(repeats, shard_bucket[shard_size > 0], times[shard_size > 0])
-    lanes, window = policy.lanes_and_window(global_batch, int(np.count_nonzero(size)))
+    lanes, window = policy.lanes_and_window(global_batch)
     full, leftover = split(copies, repeats, global_batch, policy)
 
     random = np.random.Philox(np.random.SeedSequence((seed, stage, epoch)))

@@ -1,11 +1,10 @@
 """What may be chosen about a plan."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mcl_clip.errors import UserError
 
 LANE_POSITIONS = 256  # of a global batch: a machine of 8 devices with 32 samples each reads one lane
-OPEN_SAMPLES = 1 << 19  # of all windows of one lane, one a bucket: 16 GiB at 32 KiB a sample
 MAX_WINDOW = 8192
 
 
@@ -32,11 +31,16 @@ class Policy:
             if value is not None and value < 1:
                 raise UserError(f"{name} must be at least 1, got {value}")
 
-    def lanes_and_window(self, global_batch: int, buckets: int) -> tuple[int, int]:
-        """The two as numbers; where they are None, from the global batch and the number of buckets alone.
+    def lanes_and_window(self, global_batch: int) -> tuple[int, int]:
+        """The two as numbers; where they are None, a lane for every LANE_POSITIONS of the batch, and MAX_WINDOW."""
+        return self.lanes or max(1, global_batch // LANE_POSITIONS), self.window or MAX_WINDOW
 
-        A lane for every LANE_POSITIONS of the batch. The window, up to MAX_WINDOW, shrinks with the number of
-        buckets, since a reader has a window of every bucket open: OPEN_SAMPLES in all.
-        """
-        lanes = self.lanes or max(1, global_batch // LANE_POSITIONS)
-        return lanes, self.window or max(1, min(MAX_WINDOW, OPEN_SAMPLES // max(buckets, 1)))
+    def resolved(self, global_batch: int) -> "Policy":
+        """The same with numbers for both."""
+        lanes, window = self.lanes_and_window(global_batch)
+        return replace(self, lanes=lanes, window=window)
+
+
+def earlier_window(buckets: int) -> int:
+    """The default of earlier versions, made for buckets in a cache; a stage that began with it goes on with it."""
+    return max(1, min(MAX_WINDOW, (1 << 19) // max(buckets, 1)))

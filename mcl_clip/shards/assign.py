@@ -59,8 +59,10 @@ def assign(counts: np.ndarray, shard_size: int) -> Assignment:
     first = within * shard_size
     size = np.minimum(totals[group] - first, shard_size).astype(np.int32)
     start_unit = np.empty(len(group), np.int64)
+    bounds = np.append(0, np.cumsum(shards))
     for index in np.flatnonzero(totals):
         ends = np.cumsum(counts[:, index], dtype=np.int64)
-        start_unit[group == index] = np.searchsorted(ends, first[group == index], side="right")
+        own = slice(bounds[index], bounds[index + 1])
+        start_unit[own] = np.searchsorted(ends, first[own], side="right")
     order = np.lexsort((first, start_unit))
     return Assignment(counts, group, size, first, order)

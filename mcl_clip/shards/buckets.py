@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from mcl_clip.artifacts import make_directory, read_json, write_json
+from mcl_clip.artifacts import atomic_path, make_directory, read_json, write_json
 from mcl_clip.errors import UserError
 from mcl_clip.left_out import Record
 from mcl_clip.shards.assign import Assignment, assign, cut_units
-from mcl_clip.shards.copying import WriteShard, tar_name
+from mcl_clip.shards.copying import WriteShard, tar_path
 from mcl_clip.shards.labels import ShardLabels
 from mcl_clip.shards.manifest import Manifest, tell_left_out, write_manifest
 from mcl_clip.shards.pictures import tell_pictures, total
@@ -31,6 +31,7 @@ from mcl_clip.shards.units import Group, WriteUnit, count_units
 from mcl_clip.world import World, appears
 
 UNIT_SAMPLES = 65536
+COUNTS = "counts.npy"  # what the first rank has found in all unit files; the others map it
 
 
 def write_buckets(
@@ -83,13 +84,21 @@ def write_buckets(
         units = cut_units(source.shard_size, unit_samples)
         each(WriteUnit(source, labels, units, work), range(len(units)), "labels", "unit")
         world.barrier()
-        groups, counts, left_out = count_units(work, len(units))
-        if not groups:
-            raise UserError(f"no sample of {source.directory} has a label; look at failed.jsonl of the clusters")
-        assignment = assign(counts, shard_size)
+        counted: list[tuple[list[Group], Record]] = []
+
+        def count() -> None:
+            groups, counts, left_out = count_units(work, len(units))
+            if not groups:
+                raise UserError(f"no sample of {source.directory} has a label; look at failed.jsonl of the clusters")
+            with atomic_path(work / COUNTS) as temporary, open(temporary, "wb") as file:
+                np.save(file, counts)
+            counted.append((groups, left_out))
+
+        world.share(count)
+        assignment = assign(np.load(appears(work / COUNTS, world), mmap_mode="r"), shard_size)
         task = WriteShard(source, assignment, work, directory, index_only, resize)
         written = world.gather(each(task, assignment.order.tolist(), "buckets", "shard"))
-        world.share(lambda: _commit(directory, work, source, job, groups, assignment, left_out, written))
+        world.share(lambda: _commit(directory, work, source, job, *counted[0], assignment, written))
     manifest = Manifest.load(appears(directory / "manifest.json", world).parent)
     if world.is_first:
         tell_left_out(manifest)
@@ -133,8 +142,8 @@ def _commit(
     source: Manifest,
     job: dict[str, Any],
     groups: list[Group],
-    assignment: Assignment,
     left_out: Record,
+    assignment: Assignment,
     written: list[list[tuple[int, dict[str, Any]]]],
 ) -> None:
     by_shard = {shard: fact for part in written for shard, fact in part}
@@ -146,7 +155,7 @@ def _commit(
     labels = np.array([index_of[label] for label, _ in groups])
     if job["kind"] == "buckets":
         tars = {
-            "path": [tar_name(shard) for shard in shards],
+            "path": [str(tar_path(directory, shard).relative_to(directory)) for shard in shards],
             "bytes": [fact["tar_bytes"] for fact in facts],
             "rest_crc32": [fact["rest_crc32"] for fact in facts],
         }

@@ -13,10 +13,11 @@ import pyarrow as pa
 
 from mcl_clip.artifacts import atomic_path
 from mcl_clip.errors import UserError
+from mcl_clip.numbered import numbered
 from mcl_clip.shards.assign import Assignment
 from mcl_clip.shards.grouping import members_of
 from mcl_clip.shards.manifest import Manifest
-from mcl_clip.shards.offsets import ORIGIN_SCHEMA, column, map_rows, offsets_path, rows_sha256, write_rows
+from mcl_clip.shards.offsets import ORIGIN_SCHEMA, column, find_offsets, map_rows, rows_sha256, write_rows
 from mcl_clip.shards.pictures import Picture, Pictures, crc32_of, resized
 from mcl_clip.shards.resize import Resize
 from mcl_clip.shards.tar import BLOCK, END_OF_ARCHIVE, TarError, header
@@ -27,9 +28,10 @@ FLUSH = 8 << 20
 _ZEROS = bytes(BLOCK)
 
 
-def tar_name(shard: int) -> str:
-    """Name of a bucket tar, so that a brace pattern names them all."""
-    return f"{shard:08d}.tar"
+def tar_path(directory: Path, shard: int) -> Path:
+    """A bucket's tar, or where it is written."""
+    path, flat = numbered(directory / "tars", shard, ".tar"), directory / f"{shard:08d}.tar"
+    return flat if not path.exists() and flat.exists() else path
 
 
 def member_key(source: int, key: str) -> str:
@@ -53,8 +55,8 @@ class WriteShard:
     resize: Resize | None = None
 
     def __call__(self, shard: int) -> dict[str, Any]:
-        target = offsets_path(self.directory, shard)
-        tar = self.directory / tar_name(shard)
+        target = find_offsets(self.directory, shard)
+        tar = tar_path(self.directory, shard)
         if target.exists():
             table, facts = map_rows(target)
             if self.index_only or (tar.exists() and tar.stat().st_size == facts["tar_bytes"]):

@@ -5,10 +5,12 @@ import os
 from mcl_clip.errors import UserError
 from mcl_clip.shards.apart import Apart
 from mcl_clip.shards.captions import told
+from mcl_clip.shards.columns import Strings
 from mcl_clip.shards.manifest import Manifest
 from mcl_clip.shards.remote import is_remote, remote_size
 from mcl_clip.shards.sources import name_sources
 
+UNKNOWN = -(1 << 63)
 TOLERANCE = 2  # seconds: what file systems and copies round a modification time to (FAT, the coarsest, to 2)
 
 
@@ -42,8 +44,9 @@ def check_fresh(
             f"{manifest.directory} sets apart {manifest.apart or 'nothing'}, not {apart or 'nothing'} "
             f"(--mcl-fit-share, --mcl-fit-group, --seed); {again}: the tars are read once more"
         )
-    known = manifest.tar_table["path"].to_pylist()
-    if known != stored and not _are_moved(manifest, paths):
+    known = Strings(manifest.tar_table["path"])
+    is_same = known == stored
+    if not is_same and not _are_moved(manifest, paths):
         other = next(
             (path for path, old in zip(stored, known, strict=False) if path != old),
             f"{len(stored)} tars, not {len(known)}",
@@ -56,23 +59,32 @@ def check_fresh(
             f"{manifest.directory} repeats its sources otherwise (--train-data-upsampling-factors); {again}: the tars "
             "are not read once more"
         )
-    times = manifest.tar_table["mtime_ns"].to_pylist()
-    for path, size, then in zip(paths, manifest.tars.sizes, times, strict=True):
+    _check_states(manifest, paths, again)
+    if not is_same:
+        manifest.relocate(stored)
+
+
+def _check_states(manifest: Manifest, paths: list[str], again: str) -> None:
+    """One call to the file system a local tar; of a remote one the size is checked when it is fetched."""
+    times = manifest.tar_table["mtime_ns"]
+    then = zip(manifest.tars.sizes.tolist(), times.fill_null(UNKNOWN).to_numpy().tolist(), strict=True)
+    for path, (size, time) in zip(paths, then, strict=True):
         if is_remote(path):
-            continue  # a network round trip each; their size is checked when they are fetched
-        status = os.stat(path) if os.path.exists(path) else None
+            continue
+        try:
+            status = os.stat(path)
+        except OSError:
+            status = None
         if status is None or status.st_size != size:
             now = status and status.st_size
             raise UserError(f"{path} changed since it was indexed ({size} bytes then, {now} now); {again}")
-        seconds = abs(status.st_mtime_ns - (status.st_mtime_ns if then is None else then)) / 1e9
+        seconds = 0 if time == UNKNOWN else abs(status.st_mtime_ns - time) / 1e9
         if seconds > TOLERANCE:
             raise UserError(
                 f"{path} was modified since it was indexed: the size is the same, but the time differs by "
                 f"{seconds:.1f} s ({TOLERANCE} s are tolerated); {again}: the tars are read once more, "
                 "and what was made of them stays good when they are the same"
             )
-    if known != stored:
-        manifest.relocate(stored)
 
 
 def _are_moved(manifest: Manifest, paths: list[str]) -> bool:

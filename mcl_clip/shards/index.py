@@ -1,5 +1,6 @@
 """The index of plain WebDataset tars: where every sample lies, built once."""
 
+import hashlib
 import json
 import os
 import zlib
@@ -16,19 +17,20 @@ from mcl_clip.errors import UserError
 from mcl_clip.left_out import Record, add, note
 from mcl_clip.shards.apart import Apart
 from mcl_clip.shards.captions import NO_CAPTIONS
+from mcl_clip.shards.columns import Strings, map_table, write_table
 from mcl_clip.shards.fresh import check_fresh, state_of
 from mcl_clip.shards.manifest import Manifest, tell_left_out, write_manifest
 from mcl_clip.shards.offsets import (
     SCHEMA,
     column,
     failed_rows,
+    find_offsets,
     offsets_path,
     read_offsets,
     rows_sha256,
     write_rows,
 )
 from mcl_clip.shards.pool import part_of, run
-from mcl_clip.shards.remote import is_remote
 from mcl_clip.shards.scan import scan_tar
 from mcl_clip.shards.sources import absolute, name_sources
 from mcl_clip.world import World, appears
@@ -53,7 +55,8 @@ def index_sources(
     A finished index of the same tars is reused, also after they were moved; a run that was killed goes on with what
     is missing. Captions come from `.txt`, or from `caption_key` of `.json`; with `NO_CAPTIONS` samples need none. An
     epoch takes each sample of a tar as often as `repeats` says of it, by default once, but for those that `apart` sets
-    apart: they are never trained on, and `Manifest.apart` counts them. The ranks of a `world` all call this.
+    apart: they are never trained on, and `Manifest.apart` counts them. The ranks of a `world` all call this; `sources`
+    and `repeats` are those of the first one, which alone looks at the tars of a finished index.
     What cannot be trained on is counted in `Manifest.left_out` and logged. Broken tars (truncated,
     compressed, keys that occur twice, members that leave the directory, unreadable) are all listed in `broken.jsonl`;
     with `skip_broken` they become shards without samples, else the first of them are named by a `UserError`. An index
@@ -61,24 +64,28 @@ def index_sources(
     """
     world = world or World()
     directory = Path(output_dir)
-    paths = [absolute(path) for path in sources]
-    stored = [_stored_path(path, directory) for path in paths]
-    times = [1] * len(paths) if repeats is None else list(repeats)
+    times = [1] * len(sources) if repeats is None else list(repeats)
 
-    def is_finished() -> bool:
+    def begin() -> str | None:
+        paths = [absolute(path) for path in sources]
         if not (directory / "manifest.json").exists():
             make_directory(directory)
-            return False
+            return _write_listing(directory, paths)
+        stored = _stored_paths(paths, directory)
         check_fresh(Manifest.load(directory), paths, stored, caption_key, times, apart)
-        return True
+        return None
 
-    if not world.share(is_finished):
+    listing = world.share(begin)
+    if listing:
+        paths = Strings(map_table(appears(directory / listing, world))["path"])
         mine = part_of(range(len(paths)), world.rank, world.world_size)
         done = run(_IndexTar(directory, paths, caption_key, apart), mine, workers)
         found = dict(tqdm(done, "index", len(mine), unit="shard", disable=not progress or not world.is_first))
         parts = world.gather([found[shard] for shard in mine])
         facts = [fact for part in parts for fact in part]
-        world.share(lambda: _commit(directory, paths, stored, caption_key, times, skip_broken, apart, facts))
+        world.share(lambda: _commit(directory, list(paths), caption_key, times, skip_broken, apart, facts))
+        if world.is_first:
+            (directory / listing).unlink()
     manifest = Manifest.load(appears(directory / "manifest.json", world).parent)
     if world.is_first:
         tell_left_out(manifest)
@@ -90,19 +97,19 @@ class _IndexTar:
     """Write the offsets of one tar, and return the facts about it; those of a finished one are only looked at."""
 
     directory: Path
-    paths: list[str]
+    paths: Sequence[str]
     caption_key: str | None
     apart: Apart | None
 
     def __call__(self, shard: int) -> dict[str, Any]:
-        target, path = offsets_path(self.directory, shard), self.paths[shard]
+        path = self.paths[shard]
         state: dict[str, Any] = {"tar_bytes": 0, "mtime_ns": 0}
         try:
             size, mtime_ns = state_of(path)
             wanted = (path, self.caption_key, *([self.apart] if self.apart else []))
             request = zlib.crc32(repr(wanted).encode())
             state = {"tar_bytes": size, "mtime_ns": mtime_ns, "request_crc32": request}
-            known = _known(target, state, self.caption_key)
+            known = _known(find_offsets(self.directory, shard), state, self.caption_key)
             if known:
                 return known
             scan = scan_tar(path, shard, self.caption_key, size, self.apart)
@@ -113,7 +120,7 @@ class _IndexTar:
         except OSError as error:
             return self._broken(shard, state, f"{path} cannot be read ({error.strerror})")
         facts = {**state, "rest_crc32": scan.rest_crc32, "left_out": scan.left_out, "apart": scan.apart}
-        write_rows(target, scan.rows, facts)
+        write_rows(offsets_path(self.directory, shard), scan.rows, facts)
         return _facts(scan.rows, facts, self.caption_key)
 
     def _broken(self, shard: int, state: dict[str, Any], reason: str) -> dict[str, Any]:
@@ -146,7 +153,6 @@ def _facts(table: pa.Table, facts: dict[str, Any], caption_key: str | None) -> d
 def _commit(
     directory: Path,
     paths: list[str],
-    stored: list[str],
     caption_key: str | None,
     repeats: list[int],
     skip_broken: bool,
@@ -178,7 +184,7 @@ def _commit(
         "source",
         shards={"name": sources, "label": [0] * len(paths), "repeats": repeats, **columns},
         tars={
-            "path": stored,
+            "path": _stored_paths(paths, directory),
             "bytes": [fact["tar_bytes"] for fact in facts],
             "rest_crc32": [fact["rest_crc32"] for fact in facts],
             "mtime_ns": [fact["mtime_ns"] for fact in facts],
@@ -209,9 +215,16 @@ def _list_broken(path: Path, broken: dict[str, str]) -> None:
             temporary.write_text("".join(lines))
 
 
-def _stored_path(path: str, directory: Path) -> str:
+def _write_listing(directory: Path, paths: list[str]) -> str:
+    """All ranks map the list of tars, which is named for what is in it: the disk is not asked by each of them."""
+    table = pa.table({"path": pa.array(paths, pa.string())})
+    name = f"offsets/tars-{hashlib.sha256(json.dumps(paths).encode()).hexdigest()[:16]}.arrow"
+    write_table(directory / name, table)
+    return name
+
+
+def _stored_paths(paths: Sequence[str], directory: Path) -> list[str]:
     """Relative to the index when inside it, so that both can be moved together."""
     root = os.path.abspath(directory)
-    if is_remote(path):
-        return path
-    return os.path.relpath(path, root) if os.path.commonpath([path, root]) == root else path
+    inside = f"{root.rstrip('/')}/"
+    return [path[len(inside) :] if path.startswith(inside) else path for path in paths]

@@ -3,10 +3,12 @@
 Sources, buckets and index-only buckets differ only in here. In the directory:
 
 manifest.json         written last: the commit; totals, label paths, hashes
-shards.parquet        one row a shard: name, label, samples, failed, bytes, rows_sha256
-tars.parquet          one row a tar: path, bytes, rest_crc32, mtime_ns
-sources.parquet       name of every source shard; not for a source
-offsets/00000012.arrow    see `offsets`
+shards.arrow          one row a shard: name, label, samples, failed, bytes, rows_sha256
+tars.arrow            one row a tar: path, bytes, rest_crc32, mtime_ns
+sources.arrow         name of every source shard; not for a source
+offsets/00/000/00000012.arrow    see `offsets`
+
+Earlier versions wrote the tables as parquet, and all offsets into one folder; both are read.
 """
 
 import logging
@@ -14,7 +16,8 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +25,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mcl_clip.artifacts import atomic_path, read_json, sha256_json, write_json
+from mcl_clip.artifacts import read_json, sha256_json, write_json
 from mcl_clip.errors import UserError
 from mcl_clip.left_out import Record, line
 from mcl_clip.shards.apart import APART, Apart
 from mcl_clip.shards.captions import NO_CAPTIONS
-from mcl_clip.shards.offsets import content_sha256, offsets_path, read_offsets, rows_sha256
+from mcl_clip.shards.columns import Strings, map_table, write_table
+from mcl_clip.shards.offsets import content_sha256, find_offsets, read_offsets, rows_sha256
 from mcl_clip.shards.reader import ShardRows, Tars
 from mcl_clip.shards.remote import is_remote
 from mcl_clip.shards.tables import SOURCES_SCHEMA, TARS_SCHEMA, shards_schema
@@ -36,12 +40,13 @@ log = logging.getLogger(__name__)
 FORMAT = {"format": "mcl_clip shards", "version": 1}
 KINDS = ("source", "buckets", "index-only")
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")  # what a killed run leaves of `atomic_path`
+_FOLDERS = ("offsets/**/", "tars/**/")
 _UNHASHED = ("hash", "made_from", "left_out")
 _UNHASHED_COLUMNS = ("path", "mtime_ns")  # data that is moved or copied as a whole keeps its hash
 
 
 class Manifest:
-    """An index or a directory of buckets; open one with `Manifest.load`. Memory: O(shards), read when used.
+    """An index or a directory of buckets; open one with `Manifest.load`. Memory: O(shards), mapped when used.
 
     directory: Path. info: `manifest.json`. kind: "source" (shard i is tar i), "buckets" (shard i is tar i of
     the directory) or "index-only" (rows of a shard point into many source tars). hash: SHA-256 of the
@@ -83,10 +88,13 @@ class Manifest:
         """Whether every sample has a caption; else the data was indexed for its images alone."""
         return self.caption_key != NO_CAPTIONS
 
-    @property
-    def shard_names(self) -> list[str]:
+    def __reduce__(self):
+        return Manifest, (self.directory, self.info)  # a copy maps its own tables
+
+    @cached_property
+    def shard_names(self) -> Sequence[str]:
         """Names by shard; for a source these are what labels refer to."""
-        return self._names
+        return Strings(self.shards["name"])
 
     @cached_property
     def shard_size(self) -> np.ndarray:
@@ -115,23 +123,21 @@ class Manifest:
         return range(start, start + int(self.shard_apart[shard]))
 
     @cached_property
-    def source_names(self) -> list[str]:
+    def source_names(self) -> Sequence[str]:
         """Names of the source shards by source ordinal."""
         if self.kind == "source":
             return self.shard_names
-        return self._table("sources", SOURCES_SCHEMA)["name"].to_pylist()
+        return Strings(self._table("sources", SOURCES_SCHEMA)["name"])
 
     @cached_property
     def tars(self) -> Tars:
         """The tars that the rows point into; made once in a process."""
-        table = self.tar_table
-        stored = table["path"].to_pylist()
-        paths = [path if is_remote(path) else os.path.join(self.directory, path) for path in stored]
-        return Tars(paths, table["bytes"].to_numpy())
+        paths = Strings(self.tar_table["path"], partial(_located, str(self.directory)))
+        return Tars(paths, self.tar_table["bytes"].to_numpy())
 
     def open_shard(self, shard: int) -> ShardRows:
         """Rows of a shard by ordinal; `UserError` when its offsets are missing or of something else."""
-        path = offsets_path(self.directory, shard)
+        path = find_offsets(self.directory, shard)
         table, _ = read_offsets(path)
         if rows_sha256(table) != self.shards["rows_sha256"][shard].as_py():
             raise UserError(f"{path} is not the one of the manifest; run mcl-shards verify {self.directory}")
@@ -139,8 +145,8 @@ class Manifest:
         return ShardRows(self.shard_names[shard], table, self.rows_apart(shard), self.tars, self.caption_key, names)
 
     def read_tables(self) -> None:
-        """Read every table now; `UserError` for one that is damaged."""
-        _ = self.shards, self.tar_table, self.source_names
+        """Map every table now, for processes forked from this one too; `UserError` for one that is damaged."""
+        _ = self.shards, self.tars, self.source_names
 
     @cached_property
     def shards(self) -> pa.Table:
@@ -152,21 +158,24 @@ class Manifest:
         """One row a tar, `TARS_SCHEMA`."""
         return self._table("tars", TARS_SCHEMA)
 
-    @cached_property
-    def _names(self) -> list[str]:
-        return self.shards["name"].to_pylist()
-
     def relocate(self, paths: Sequence[str]) -> None:
         """Record that the same tars lie elsewhere now. The hash, which leaves paths out, stays; load anew to read."""
         table = self.tar_table.set_column(0, TARS_SCHEMA.field("path"), pa.array(paths, pa.string()))
-        with atomic_path(self.directory / "tars.parquet") as temporary:
-            pq.write_table(table, temporary)
+        write_table(self.directory / "tars.arrow", table)
 
     def _table(self, name: str, schema: pa.Schema) -> pa.Table:
-        path = self.directory / f"{name}.parquet"
+        path, old = self.directory / f"{name}.arrow", self.directory / f"{name}.parquet"
+        if not path.exists() and old.exists():
+            return self._checked(name, old, schema)
+        self._checked(name, path, schema)  # whose pages are given back, all of which it has touched
+        return map_table(path)
+
+    def _checked(self, name: str, path: Path, schema: pa.Schema) -> pa.Table:
         try:
-            table = pq.read_table(path, schema=schema)
+            table = map_table(path) if path.suffix == ".arrow" else pq.read_table(path, schema=schema)
             table.validate(full=True)
+            if table.schema != schema:
+                raise ValueError("unknown columns")
             if any(table[column].null_count for column in table.column_names if column != "mtime_ns"):
                 raise ValueError("values are missing")
         except (OSError, ValueError, MemoryError, pa.ArrowException) as error:
@@ -205,7 +214,7 @@ def write_manifest(
     column of `shards`. source_names: of every kind but "source".
     """
     directory = Path(directory)
-    for leftover in (*directory.glob(".*.tmp"), *directory.glob("offsets/.*.tmp")):
+    for leftover in chain.from_iterable(directory.glob(f"{folder}.*.tmp") for folder in ("", *_FOLDERS)):
         if _TEMPORARY.fullmatch(leftover.name):
             leftover.unlink()
     tars = {"mtime_ns": pa.nulls(len(tars["path"]), pa.int64()), **tars}
@@ -216,8 +225,7 @@ def write_manifest(
     if source_names is not None:
         tables["sources"] = pa.table({"name": source_names}, SOURCES_SCHEMA)
     for name, table in tables.items():
-        with atomic_path(directory / f"{name}.parquet") as temporary:
-            pq.write_table(table, temporary)
+        write_table(directory / f"{name}.arrow", table)
     info: dict[str, Any] = {
         **FORMAT,
         "kind": kind,
@@ -236,6 +244,10 @@ def write_manifest(
     }
     write_json(directory / "manifest.json", {**info, "hash": _hash_of(info)})
     return Manifest.load(directory)
+
+
+def _located(directory: str, path: str) -> str:
+    return path if is_remote(path) else os.path.join(directory, path)
 
 
 def _total(table: pa.Table, name: str) -> int:

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from mcl_clip.artifacts import atomic_path
 from mcl_clip.errors import UserError
+from mcl_clip.numbered import find_numbered, numbered
+from mcl_clip.shards.columns import map_table, write_table
 
 IMAGE_EXTENSIONS = ("jpg", "png", "jpeg", "webp")  # of several images the first, as open_clip chooses
 
@@ -35,8 +36,13 @@ ORIGIN_SCHEMA = SCHEMA.append(pa.field("source", pa.int32())).append(pa.field("s
 
 
 def offsets_path(directory: str | os.PathLike, shard: int) -> Path:
-    """Offsets file of the shard with this ordinal."""
-    return Path(directory) / "offsets" / f"{shard:08d}.arrow"
+    """Where the offsets file of the shard with this ordinal is written."""
+    return numbered(Path(directory) / "offsets", shard, ".arrow")
+
+
+def find_offsets(directory: str | os.PathLike, shard: int) -> Path:
+    """Where it lies, in directories of earlier versions too."""
+    return find_numbered(Path(directory) / "offsets", shard, ".arrow")
 
 
 def failed_rows(table: pa.Table, needs_captions: bool = True) -> np.ndarray:
@@ -57,19 +63,12 @@ def write_rows(path: str | os.PathLike, table: pa.Table, facts: dict[str, Any]) 
         pa.array(values.to_pylist() if pa.types.is_string(values.type) else values.to_numpy(), values.type)
         for values in table.columns
     ]
-    table = pa.table(fresh, table.schema.with_metadata({"facts": json.dumps(facts)}))
-    with (
-        atomic_path(path) as temporary,
-        pa.OSFile(str(temporary), "wb") as sink,
-        pa.ipc.new_file(sink, table.schema) as writer,
-    ):
-        writer.write_table(table, max_chunksize=max(len(table), 1))
+    write_table(path, pa.table(fresh, table.schema.with_metadata({"facts": json.dumps(facts)})))
 
 
 def map_rows(path: str | os.PathLike) -> tuple[pa.Table, dict[str, Any]]:
     """(rows, facts) of a file that this program has just written, memory-mapped, unchecked."""
-    with pa.memory_map(str(path)) as source:
-        table = pa.ipc.open_file(source).read_all()
+    table = map_table(path)
     return table, json.loads((table.schema.metadata or {}).get(b"facts", b"{}"))
 
 

@@ -144,6 +144,10 @@ class ShardRows:
             return self.name, self.table["key"][row].as_py()
         return self._source_names[self.table["source"][row].as_py()], self.table["source_key"][row].as_py()
 
+    def source_ordinal(self, row: int) -> int:
+        """Ordinal of the sample's source shard."""
+        return int(self._tar[row]) if self._source_names is None else self.table["source"][row].as_py()
+
     def captions(self, row: int) -> list[list[str]]:
         """All captions, by key; see `captions.read_captions`."""
         return read_captions(self._read(row, *self._caption), self._caption_key)

@@ -4,15 +4,18 @@ import glob
 import os
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from braceexpand import braceexpand
 
 from mcl_clip.errors import UserError
+from mcl_clip.shards.folders import Folders
 from mcl_clip.shards.kinds import mend
 from mcl_clip.shards.remote import expand_url, is_remote
 
 MOST_REPEATS = 1000
+FEW = 16  # paths that are looked up one by one; for more their folders are listed
 
 
 def expand_sources(spec: str | Sequence[str | os.PathLike], flag: str = "--train-data") -> list[str]:
@@ -28,11 +31,15 @@ def expand_sources(spec: str | Sequence[str | os.PathLike], flag: str = "--train
 
 def expand_parts(spec: str | Sequence[str | os.PathLike], flag: str = "--train-data") -> list[list[str]]:
     """The tars of each part of a spec of `expand_sources`."""
-    found = [_expand(part, flag) for part in (spec.split("::") if isinstance(spec, str) else map(str, spec))]
+    folders = Folders()
+    found = [_expand(part, flag, folders) for part in (spec.split("::") if isinstance(spec, str) else map(str, spec))]
     if not any(found):
         raise UserError(f"{flag} names no tar; give a path, a brace pattern or a directory of tars")
+    total = sum(map(len, found))
+    for folder in {os.path.dirname(tar) for part in found for tar in part if not is_remote(tar)} if total > FEW else ():
+        folders.files(folder)
     seen = set()
-    for path in (tar if is_remote(tar) else os.path.realpath(tar) for part in found for tar in part):
+    for path in (tar if is_remote(tar) else folders.real(tar) for part in found for tar in part):
         if path in seen:
             raise UserError(
                 f"{flag} names {path} twice; name it once, and how often it is taken with "
@@ -77,14 +84,23 @@ def name_sources(paths: Sequence[str]) -> list[str]:
 
 def absolute(path: str) -> str:
     """A path from the root of the file system; a URL as it is."""
-    return path if is_remote(path) else os.path.abspath(path)
+    if is_remote(path):
+        return path
+    folder, _, name = path.rpartition("/")
+    if not folder.startswith("/") or name in ("", ".", ".."):
+        return os.path.abspath(path)
+    normal = _normal(folder)
+    return path if normal == folder else f"{normal.rstrip('/')}/{name}"
+
+
+_normal = lru_cache(maxsize=1024)(os.path.normpath)  # millions of tars lie in few folders
 
 
 def _location(path: str) -> str:
-    return path.partition("://")[2].partition("?")[0] if is_remote(path) else os.path.abspath(path)
+    return path.partition("://")[2].partition("?")[0] if is_remote(path) else absolute(path)
 
 
-def _expand(part: str, flag: str) -> list[str]:
+def _expand(part: str, flag: str, folders: Folders) -> list[str]:
     scheme = re.match(r"(\w+):", part)
     if scheme and not is_remote(part):
         raise UserError(f"{flag} {part}: paths and URLs can be read, not {scheme[1]}:; copy or mount the data")
@@ -96,8 +112,14 @@ def _expand(part: str, flag: str) -> list[str]:
     for pattern in patterns:
         if is_remote(pattern):
             matches = expand_url(pattern)
+        elif len(patterns) > FEW and folders.holds(pattern):
+            matches = [pattern]
         elif os.path.isdir(pattern):
-            matches = sorted(glob.glob(os.path.join(glob.escape(pattern), "*.tar")))
+            matches = sorted(
+                os.path.join(pattern, name)
+                for name in folders.files(pattern)
+                if name.endswith(".tar") and name[0] != "."
+            )
         elif os.path.exists(pattern):
             matches = [pattern]
         else:

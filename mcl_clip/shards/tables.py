@@ -26,6 +26,6 @@ _APART = pa.field("apart", pa.int32())  # rows between those that are trained on
 
 
 def shards_schema(repeated: bool, apart: bool) -> pa.Schema:
-    """Of shards.parquet: with `repeats` where any is not 1, with `apart` where samples are set apart."""
+    """Of the table of shards: with `repeats` where any is not 1, with `apart` where samples are set apart."""
     schema = _SHARDS_SCHEMA.append(_REPEATS) if repeated else _SHARDS_SCHEMA
     return schema.append(_APART) if apart else schema

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from mcl_clip.left_out import FIRST, Record, note
+from mcl_clip.numbered import find_numbered
 from mcl_clip.shards.labels import ShardLabels
 from mcl_clip.shards.manifest import Manifest
 from mcl_clip.shards.offsets import ORIGIN_SCHEMA, column, map_rows, write_rows
@@ -20,7 +21,7 @@ Group = tuple[str, int]
 
 def unit_path(work: Path, unit: int) -> Path:
     """File of the unit with this ordinal."""
-    return work / "groups" / f"{unit:08d}.arrow"
+    return find_numbered(work / "groups", unit, ".arrow")
 
 
 @dataclass(frozen=True)

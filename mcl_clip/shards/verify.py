@@ -14,7 +14,7 @@ from tqdm import tqdm
 from mcl_clip.errors import UserError
 from mcl_clip.shards.grouping import members_of
 from mcl_clip.shards.manifest import Manifest
-from mcl_clip.shards.offsets import column, offsets_path, read_offsets, rows_sha256
+from mcl_clip.shards.offsets import column, find_offsets, read_offsets, rows_sha256
 from mcl_clip.shards.pool import run
 from mcl_clip.shards.remote import is_remote, open_tar
 from mcl_clip.shards.scan import checksums
@@ -51,7 +51,7 @@ class _VerifyShard:
     manifest: Manifest
 
     def __call__(self, shard: int) -> list[str]:
-        path = offsets_path(self.manifest.directory, shard)
+        path = find_offsets(self.manifest.directory, shard)
         try:
             table, _ = read_offsets(path)
         except UserError as error:

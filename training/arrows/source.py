@@ -86,17 +86,25 @@ def index(
     flag: str = "--train-data",
 ) -> Manifest:
     """Index the tars that `spec` names into `directory`, or find that done; `factors` of its parts, as `2::1`."""
-    parts = ranks.share(lambda: expand_parts(spec, flag))
-    counts = repeat_counts(factors) if factors else [1] * len(parts)
-    if len(counts) != len(parts):
-        raise UserError(
-            f"--train-data-upsampling-factors {factors} has {len(counts)} numbers, {flag} {len(parts)} sources "
-            "(joined by '::'); give one for each"
-        )
+    tars: list[str] = []
+    repeats: list[int] = []
+
+    def expand() -> None:
+        parts = expand_parts(spec, flag)
+        counts = repeat_counts(factors) if factors else [1] * len(parts)
+        if len(counts) != len(parts):
+            raise UserError(
+                f"--train-data-upsampling-factors {factors} has {len(counts)} numbers, {flag} {len(parts)} sources "
+                "(joined by '::'); give one for each"
+            )
+        tars.extend(tar for part in parts for tar in part)
+        repeats.extend(count for count, part in zip(counts, parts, strict=True) for _ in part)
+
+    ranks.share(expand)  # the first rank lists them, which is enough
     return index_sources(
-        [tar for part in parts for tar in part],
+        tars,
         directory,
-        repeats=[count for count, part in zip(counts, parts, strict=True) for _ in part],
+        repeats=repeats,
         workers=max(workers, 1),
         caption_key=caption_key,
         skip_broken=skip_broken,

@@ -15,7 +15,6 @@ from mcl_clip.clustering.threads import encode_in_order
 from mcl_clip.loading.text_vectors import TextVectors, batches_of, captions_of, file_of, write_vectors
 from mcl_clip.openclip.precision import get_autocast
 from mcl_clip.shards.pool import part_of
-from mcl_clip.world import appears
 from training.arrows.job import Job
 from training.build import BuiltModel, lock
 from training.reporting import log
@@ -47,8 +46,8 @@ def text_vectors(job: Job, stage: int, built: BuiltModel) -> TextVectors | None:
     manifest = directory / "manifest.json"
     if not job.ranks.share(manifest.exists):
         _fill(job, built, directory, made_from)
-    told = read_json(appears(manifest))
-    return TextVectors(directory, source.source_names, told["width"], getattr(torch, told["dtype"]))
+    told = job.ranks.share(lambda: {name: read_json(manifest)[name] for name in ("dtype", "width")})
+    return TextVectors(directory, told["width"], getattr(torch, told["dtype"]))
 
 
 class WithVectors(nn.Module):
@@ -92,7 +91,7 @@ def _fill(job: Job, built: BuiltModel, directory: Any, made_from: dict[str, str]
             texts = [_Texts(built.tokenizer(batch)) for batch in batches_of(captions, BATCH)]
             write_vectors(path, captions, [part["text"] for _, part in encode_in_order(tower, texts)])  # type: ignore[type-var, arg-type]
         count += len(captions)
-        hashes[path.name] = sha256_file(path)
+        hashes[str(path.relative_to(directory))] = sha256_file(path)
     one = tower.encode(None, built.tokenizer(["a"]))["text"]
     kind = {"dtype": str(one.dtype).removeprefix("torch."), "width": one.shape[1]}
     built.model.train(was_training)
