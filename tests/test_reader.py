@@ -12,7 +12,8 @@ from mcl_clip.shards.reader import Tars
 
 
 def _open_files():
-    return len(os.listdir("/proc/self/fd"))
+    found = [f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd")]
+    return sum(os.path.realpath(path).endswith(".tar") for path in found)
 
 
 @pytest.fixture

@@ -92,6 +92,7 @@ class ShardDataset(Dataset):
         slow = 0
         try:
             words = self._words(request, request.shard, request.ordinal)
+            self._expect(request)
             for index, sample in enumerate(zip(request.shard.tolist(), request.ordinal.tolist(), strict=True)):
                 try:
                     image, caption, fast = self._read(*sample, words[index])
@@ -125,6 +126,15 @@ class ShardDataset(Dataset):
             raise DecodeError("it has no caption")
         image, fast = self.transform(rows.read_image(ordinal), words[:WORDS])
         return image, caption, fast
+
+    def _expect(self, request: Request) -> None:
+        """Have what is remote of a request fetched together."""
+        if self.manifest.tars.ranged:
+            samples = zip(request.shard.tolist(), request.ordinal.tolist(), strict=True)
+            captions = self.tokenizer is not None
+            self.manifest.tars.expect(
+                [each for shard, row in samples for each in self._open(shard).ranges(row, captions=captions)]
+            )
 
     def _substitute(self, request: Request, position: int):
         """Another sample of the segment's label from outside the global batch, the same in any world; or None."""

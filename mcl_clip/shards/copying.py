@@ -4,7 +4,7 @@ import os
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,6 +19,7 @@ from mcl_clip.shards.grouping import members_of
 from mcl_clip.shards.manifest import Manifest
 from mcl_clip.shards.offsets import ORIGIN_SCHEMA, column, find_offsets, map_rows, rows_sha256, write_rows
 from mcl_clip.shards.pictures import Picture, Pictures, crc32_of, resized
+from mcl_clip.shards.reader import Tars
 from mcl_clip.shards.resize import Resize
 from mcl_clip.shards.tar import BLOCK, END_OF_ARCHIVE, TarError, header
 from mcl_clip.shards.units import unit_path
@@ -71,6 +72,11 @@ class WriteShard:
         write_rows(target, table, facts)
         return _facts(table, facts)
 
+    @cached_property
+    def _tars(self) -> Tars:
+        """Those of the source; a bucket takes a few samples of each, so that remote ones are not fetched whole."""
+        return Tars(self.source.tars.paths, self.source.tars.sizes, ranged=True, else_whole=True)
+
     def _rows(self, shard: int) -> pa.Table:
         parts = [
             _map_unit(unit_path(self.work, unit)).slice(start, stop - start)
@@ -89,8 +95,9 @@ class WriteShard:
         payloads = column(rows, "payload_crc32").tolist()
         new: dict[str, list[int]] = {name: [] for name in ("image", "caption", "captions", "sample", "size", "frame")}
         at = flushed = 0
-        for row, (tar, start, size) in enumerate(zip(tars, starts, sizes, strict=True)):
-            sample = self.source.tars.read(tar, start, size)
+        ranges = list(zip(tars, starts, sizes, strict=True))
+        for row, sample in enumerate(self._tars.in_turn(ranges)):
+            tar, start, _ = ranges[row]
             try:
                 changed: dict[int, bytes] = {}
                 if self.resize:

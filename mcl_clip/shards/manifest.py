@@ -23,18 +23,17 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from mcl_clip.artifacts import read_json, sha256_json, write_json
 from mcl_clip.errors import UserError
 from mcl_clip.left_out import Record, line
 from mcl_clip.shards.apart import APART, Apart
 from mcl_clip.shards.captions import NO_CAPTIONS
-from mcl_clip.shards.columns import Strings, map_table, write_table
-from mcl_clip.shards.offsets import content_sha256, find_offsets, read_offsets, rows_sha256
+from mcl_clip.shards.columns import Strings, write_table
+from mcl_clip.shards.offsets import find_offsets, read_offsets, rows_sha256
 from mcl_clip.shards.reader import ShardRows, Tars
 from mcl_clip.shards.remote import is_remote
-from mcl_clip.shards.tables import SOURCES_SCHEMA, TARS_SCHEMA, shards_schema
+from mcl_clip.shards.tables import SOURCES_SCHEMA, TARS_SCHEMA, open_table, shards_schema, table_hash
 
 log = logging.getLogger(__name__)
 FORMAT = {"format": "mcl_clip shards", "version": 1}
@@ -42,7 +41,6 @@ KINDS = ("source", "buckets", "index-only")
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")  # what a killed run leaves of `atomic_path`
 _FOLDERS = ("offsets/**/", "tars/**/")
 _UNHASHED = ("hash", "made_from", "left_out")
-_UNHASHED_COLUMNS = ("path", "mtime_ns")  # data that is moved or copied as a whole keeps its hash
 
 
 class Manifest:
@@ -133,7 +131,7 @@ class Manifest:
     def tars(self) -> Tars:
         """The tars that the rows point into; made once in a process."""
         paths = Strings(self.tar_table["path"], partial(_located, str(self.directory)))
-        return Tars(paths, self.tar_table["bytes"].to_numpy())
+        return Tars(paths, self.tar_table["bytes"].to_numpy(), ranged=self.kind == "index-only")
 
     def open_shard(self, shard: int) -> ShardRows:
         """Rows of a shard by ordinal; `UserError` when its offsets are missing or of something else."""
@@ -164,25 +162,7 @@ class Manifest:
         write_table(self.directory / "tars.arrow", table)
 
     def _table(self, name: str, schema: pa.Schema) -> pa.Table:
-        path, old = self.directory / f"{name}.arrow", self.directory / f"{name}.parquet"
-        if not path.exists() and old.exists():
-            return self._checked(name, old, schema)
-        self._checked(name, path, schema)  # whose pages are given back, all of which it has touched
-        return map_table(path)
-
-    def _checked(self, name: str, path: Path, schema: pa.Schema) -> pa.Table:
-        try:
-            table = map_table(path) if path.suffix == ".arrow" else pq.read_table(path, schema=schema)
-            table.validate(full=True)
-            if table.schema != schema:
-                raise ValueError("unknown columns")
-            if any(table[column].null_count for column in table.column_names if column != "mtime_ns"):
-                raise ValueError("values are missing")
-        except (OSError, ValueError, MemoryError, pa.ArrowException) as error:
-            raise UserError(f"{path} cannot be read ({error}); make {self.directory} again") from None
-        if _table_hash(table) != self.info[f"{name}_sha256"]:
-            raise UserError(f"{path} was changed after it was made; make {self.directory} again")
-        return table
+        return open_table(self.directory, name, schema, self.info[f"{name}_sha256"])
 
 
 def tell_left_out(manifest: Manifest) -> None:
@@ -238,7 +218,7 @@ def write_manifest(
         **({"repeated": True} if repeated else {}),
         **({"apart": asdict(apart), "num_apart": _total(tables["shards"], "apart")} if apart else {}),
         "label_paths": list(label_paths),
-        **{f"{name}_sha256": _table_hash(table) for name, table in tables.items()},
+        **{f"{name}_sha256": table_hash(table) for name, table in tables.items()},
         "made_from": made_from or {},
         "left_out": left_out or {},
     }
@@ -252,10 +232,6 @@ def _located(directory: str, path: str) -> str:
 
 def _total(table: pa.Table, name: str) -> int:
     return int(table[name].to_numpy().sum(dtype=np.int64))
-
-
-def _table_hash(table: pa.Table) -> str:
-    return content_sha256(table, [name for name in table.column_names if name not in _UNHASHED_COLUMNS])
 
 
 def _hash_of(info: dict[str, Any]) -> str:

@@ -1,18 +1,27 @@
 """Samples of one shard, read by byte range; open tars are few and shared."""
 
+import logging
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from itertools import pairwise
 
+import numpy as np
 import pyarrow as pa
 
 from mcl_clip.errors import UserError
 from mcl_clip.shards.captions import draw_caption, first_caption, read_captions
 from mcl_clip.shards.offsets import column
+from mcl_clip.shards.ranges import NoRanges, fetch, joined
 from mcl_clip.shards.remote import is_remote, open_tar
 
+log = logging.getLogger(__name__)
+Range = tuple[int, int, int]
+"""(tar, offset, size)."""
+AHEAD = 32 << 20  # bytes of remote ranges that are fetched together, while those before are used
 MAX_OPEN_TARS = 64
 TRIES = 4  # of a local read, as of a remote one: network file systems fail for a moment
 
@@ -20,17 +29,22 @@ TRIES = 4  # of a local read, as of a remote one: network file systems fail for 
 class Tars:
     """Read-only access to tars by ordinal; at most MAX_OPEN_TARS are open in a process.
 
-    paths, sizes: of every tar. Remote ones are read through the cache (see `remote`). A tar of another size than
-    when it was indexed raises `UserError`. Pickled copies open their own descriptors.
+    paths, sizes: of every tar. Remote ones are read whole through the cache (see `remote`), for those who take most
+    of a tar in one go; with `ranged`, by the ranges that are asked for (see `ranges`), and with `else_whole` through
+    the cache where a server gives none. A tar of another size than when it was indexed raises `UserError` where it is
+    local or read whole. Pickled copies open their own descriptors.
     """
 
-    def __init__(self, paths: Sequence[str], sizes: Sequence[int]):
-        self.paths, self.sizes = paths, sizes
+    def __init__(self, paths: Sequence[str], sizes: Sequence[int], *, ranged: bool = False, else_whole: bool = False):
+        self.paths, self.sizes, self.ranged, self._else_whole = paths, sizes, ranged, else_whole
         self._open: OrderedDict[int, _Descriptor] = OrderedDict()
+        self._held: dict[int, list[tuple[int, bytes]]] = {}
 
     def read(self, tar: int, offset: int, size: int) -> bytes:
         """Bytes [offset, offset + size) of a tar; `UserError` when it does not have them."""
         if is_remote(str(self.paths[tar])):
+            if self.ranged:
+                return self._held_or_fetched(tar, offset, size)
             # Not kept open: an evicted tar that is open still takes room.
             with open_tar(str(self.paths[tar]), int(self.sizes[tar])) as file:
                 data = read_at(file.fileno(), size, offset)
@@ -39,6 +53,51 @@ class Tars:
         if len(data) != size:
             raise UserError(f"{self.paths[tar]} ends early: {size} bytes at {offset} gave {len(data)}")
         return data
+
+    def expect(self, ranges: Sequence[Range]) -> None:
+        """Fetch remote ranges that are read next, all together; they take the place of those fetched before."""
+        self._held = self._fetched(ranges)
+
+    def in_turn(self, ranges: Sequence[Range]) -> Iterator[bytes]:
+        """Many ranges in this order; remote ones are fetched while those before are used."""
+        cuts = np.flatnonzero(np.diff(np.cumsum([size for _, _, size in ranges]) // AHEAD)) + 1
+        parts = [ranges[low:high] for low, high in pairwise([0, *cuts.tolist(), len(ranges)])]
+        with ThreadPoolExecutor(1) as pool:
+            coming = pool.submit(self._fetched, parts[0])
+            for index, part in enumerate(parts):
+                held = coming.result()
+                if index + 1 < len(parts):
+                    coming = pool.submit(self._fetched, parts[index + 1])
+                self._held = held
+                for each in part:
+                    yield self.read(*each)
+        self._held = {}
+
+    def _fetched(self, ranges: Sequence[Range]) -> dict[int, list[tuple[int, bytes]]]:
+        """By tar, (offset, bytes) of what covers the remote ones of these ranges."""
+        held: dict[int, list[tuple[int, bytes]]] = {}
+        remote = [each for each in ranges if self.ranged and each[2] and is_remote(str(self.paths[each[0]]))]
+        if not remote:
+            return held
+        tars, starts, stops = (values.tolist() for values in joined(*np.array(remote, np.int64).T))
+        try:
+            found = fetch([str(self.paths[tar]) for tar in tars], starts, stops)
+        except NoRanges as error:
+            if not self._else_whole:
+                raise
+            log.warning("%s; read through the cache instead", str(error).partition(";")[0])
+            self.ranged = False
+            return held
+        for tar, start, data in zip(tars, starts, found, strict=True):
+            held.setdefault(tar, []).append((start, data))
+        return held
+
+    def _held_or_fetched(self, tar: int, offset: int, size: int) -> bytes:
+        for start, data in self._held.get(tar, ()):
+            if start <= offset and offset + size <= start + len(data):
+                return data[offset - start : offset - start + size]
+        self._held = self._fetched([(tar, offset, size)])
+        return self.read(tar, offset, size)
 
     def _read_local(self, tar: int, size: int, offset: int) -> bytes:
         for attempt in range(TRIES):
@@ -62,7 +121,7 @@ class Tars:
         return self._open[tar].number
 
     def __getstate__(self):
-        return {"paths": self.paths, "sizes": self.sizes, "_open": OrderedDict()}
+        return self.__dict__ | {"_open": OrderedDict(), "_held": {}}
 
 
 def read_at(descriptor: int, size: int, offset: int) -> bytes:
@@ -125,6 +184,11 @@ class ShardRows:
     def keys(self) -> list[str]:
         """Keys inside the tars of all rows, the failed ones last."""
         return self.table["key"].to_pylist()
+
+    def ranges(self, row: int, *, captions: bool) -> list[Range]:
+        """The ranges of a tar that hold the image file of a row, and its captions."""
+        parts = (self._image, self._caption) if captions else (self._image,)
+        return [(int(self._tar[row]), int(offsets[row]), int(sizes[row])) for offsets, sizes in parts]
 
     def read_image(self, row: int) -> bytes:
         """The image file; empty for a sample without one."""

@@ -41,7 +41,7 @@ def expand_url(pattern: str) -> list[str]:
         system, path = _system(pattern)
         return sorted(system.unstrip_protocol(found) for found in system.glob(path))
     except Exception as error:  # each file system raises its own
-        raise UserError(f"--train-data {pattern}: {_reason(error)}") from None
+        raise UserError(f"--train-data {pattern}: {reason_of(error)}") from None
 
 
 def remote_size(url: str) -> int:
@@ -181,7 +181,7 @@ def _persist(url: str, work: Any) -> Any:
                 raise
             lasting = isinstance(error, (ImportError, FileNotFoundError, PermissionError))
             if lasting or attempt == TRIES - 1:
-                raise UserError(f"{url} cannot be read ({_reason(error)})") from None
+                raise UserError(f"{url} cannot be read ({reason_of(error)})") from None
             time.sleep(2**attempt / 2)
 
 
@@ -190,7 +190,8 @@ def _system(url: str) -> tuple[Any, str]:
     return fsspec.url_to_fs(url, skip_instance_cache=True)
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """An error of any file system in one line."""
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
     return " ".join(f"{type(error).__name__}: {error}".split())
