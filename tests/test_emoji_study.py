@@ -106,7 +106,7 @@ def one_hot_world(count):
     types = ["a", "b", "b"]
     scored = Scored(torch.zeros(0), np.arange(count))
     none = torch.zeros(0)
-    return World(none, none, [], none, none, none, none, types, none, scored, scored)
+    return World(none, none, [], none, none, [], none, none, types, none, scored, scored)
 
 
 def test_perfect_embeddings_score_one_blind_ones_nothing_and_types_are_averaged():
@@ -130,12 +130,15 @@ def test_models_are_trained_scored_and_reused(data, tmp_path):
     run_all(units, processes=1, progress=False)
     assert not list(units_of(place, arms))
     found = json.loads(place.scored(arms[1]).read_text())
-    assert found["arm"] == "MCL" and set(found["scores"]) == {"concat", "mean-cosine", "last stage alone"}
-    assert set(found["scores"]) <= set(FUSIONS) and {"pairs", "pairs Color"} <= set(found["scores"]["concat"])
-    assert found["data"] == place.compared != Place(data, tmp_path, tmp_path, "noto", 5).compared
+    assert found["arm"] == "MCL" and set(found["scores"]) == set(FUSIONS)
+    assert len(found["fit"]["weights"]) == 2 and found["fit"]["loss_after"] <= found["fit"]["loss_before"]
+    assert found["fit"]["labels"] == 2 and 0 < found["fit"]["pairs"]
     base = load_file(place.trained / arms[0].models[0].key / "embeddings.safetensors")
+    assert len(base["fit"]) == len(base["fit_texts"]) >= found["fit"]["pairs"]
+    assert {"pairs", "pairs Color"} <= set(found["scores"]["concat"])
+    assert found["data"] == place.compared != Place(data, tmp_path, tmp_path, "noto", 5).compared
     assert len(base["train"]) == found["training_images"]
-    world = make_world(data, "twemoji", 5)
+    world = make_world(data, "twemoji", 5, place.fit_share)
     plain, dealt = (labels_of(place.trained, world, arm.models[1].negatives, 5) for arm in arms[1:])
     assert Counter(plain) == Counter(dealt) and plain != dealt and len(set(plain)) == 2
 

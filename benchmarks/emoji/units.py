@@ -3,9 +3,10 @@
 import functools
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
@@ -19,16 +20,14 @@ from benchmarks.study.training import train
 from mcl_clip import seeds
 from mcl_clip.artifacts import atomic_directory, read_json, write_json
 from mcl_clip.clustering.kmeans import assign, fit_kmeans
+from mcl_clip.fusion.fit import Fit, fit_weights
 from mcl_clip.models.stage_model import storable_state
 from mcl_clip.openclip.configs import get_model_config
 from mcl_clip.openclip.models import CLIP
 
-FUSIONS: dict[str, tuple[str, tuple[float, ...] | None]] = {
-    "concat": ("concat", None),
-    "mean-cosine": ("mean-cosine", None),
-    "1:2:4": ("mean-cosine", (1.0, 2.0, 4.0)),
-    "last stage alone": ("concat", None),
-}
+CONCAT, FITTED, BEST_ALONE, LAST_ALONE = "concat", "fitted", "best on the fit pairs, alone", "last stage alone"
+FUSIONS = (CONCAT, FITTED, "mean-cosine", BEST_ALONE, LAST_ALONE)
+FIT_SHARE = 0.1  # of all captions, set apart from every arm's training
 SHUFFLE = 11  # sets the random numbers of dealt labels apart from all others
 
 
@@ -43,7 +42,7 @@ class Place:
     scores: Path
     artist: str
     seed: int
-    fit_share: float = 0.0
+    fit_share: float = FIT_SHARE
 
     @property
     def drawings(self) -> str:
@@ -131,18 +130,32 @@ def labels_of(root: Path, world: World, negatives: Negatives | None, seed: int) 
     """Pseudo-labels of the training set, as `mcl_clip` writes them: `3/7`."""
     if negatives is None:
         return [""] * len(world.captions)
-    name = {"images": "train", "texts": "train_texts"}[negatives.of]
-    paths = []
-    for model in negatives.models:
-        raw = load_file(root / model.key / "embeddings.safetensors")[name].float()
-        features = F.normalize(raw, dim=-1).numpy()
-        fitted = fit_kmeans(features, negatives.clusters, seed=seed, threads=1)
-        paths.append(assign(features, fitted.centroids)[0].tolist())
-    labels = ["/".join(map(str, path)) for path in zip(*paths, strict=True)]
+    labels = _assigned(root, negatives, "train", seed)
     if negatives.shuffled:
         order = seeds.generator(seed, SHUFFLE, len(negatives.models)).permutation(len(labels))
         labels = [labels[row] for row in order]
     return labels
+
+
+def _assigned(root: Path, negatives: Negatives, split: str, seed: int) -> list[str]:
+    """Pseudo-labels of the drawings of `split`, "train" or "fit", by clusters of the training drawings."""
+    suffix = {"images": "", "texts": "_texts"}[negatives.of]
+    paths = []
+    for model in negatives.models:
+        parts = load_file(root / model.key / "embeddings.safetensors")
+        train, asked = (F.normalize(parts[name + suffix].float(), dim=-1).numpy() for name in ("train", split))
+        fitted = fit_kmeans(train, negatives.clusters, seed=seed, threads=1)
+        paths.append(assign(asked, fitted.centroids)[0].tolist())
+    return ["/".join(map(str, path)) for path in zip(*paths, strict=True)]
+
+
+def fit_arm(place: Place, root: Path, arm: Arm, parts: Sequence[dict[str, torch.Tensor]], captions: list[str]) -> Fit:
+    """One weight a model, fitted on the drawings set apart; negatives from anywhere where no clusters were used."""
+    negatives = arm.models[-1].negatives
+    labels = _assigned(root, negatives, "fit", place.seed) if negatives else [""] * len(captions)
+    number = {label: place for place, label in enumerate(sorted(set(labels)))}
+    images, texts = ([F.normalize(part[name], dim=-1) for part in parts] for name in ("fit", "fit_texts"))
+    return fit_weights(images, texts, captions, [number[label] for label in labels])
 
 
 def score_unit(place: Place, root: Path, arm: Arm) -> None:
@@ -150,13 +163,14 @@ def score_unit(place: Place, root: Path, arm: Arm) -> None:
     torch.set_num_threads(1)
     world = world_of(place.data, place.artist, place.seed, place.fit_share)
     parts = [load_file(root / model.key / "embeddings.safetensors") for model in arm.models]
-    found = {}
-    for name, (fusion, weights) in FUSIONS.items():
-        if len(parts) == 1 and name != "concat":
-            continue
-        chosen = parts[-1:] if name == "last stage alone" else parts
-        if weights is None or len(weights) == len(chosen):
-            found[name] = score(chosen, world, fusion, weights)
+    found, fit = {CONCAT: score(parts, world, "concat")}, None
+    if len(parts) > 1:
+        fit = fit_arm(place, root, arm, parts, world.fit_captions)
+        best = int(np.argmin(fit.loss_alone))
+        found[FITTED] = score(parts, world, "fitted", fit.weights)
+        found["mean-cosine"] = score(parts, world, "mean-cosine")
+        found[BEST_ALONE] = score(parts[best : best + 1], world, "concat")
+        found[LAST_ALONE] = score(parts[-1:], world, "concat")
     write_json(
         place.scored(arm),
         {
@@ -166,6 +180,7 @@ def score_unit(place: Place, root: Path, arm: Arm) -> None:
             "key": arm.key,
             "data": place.compared,
             "training_images": len(world.captions),
+            "fit": fit and asdict(fit),
             "pairs": {kind: world.pair_types.count(kind) for kind in dict.fromkeys(world.pair_types)},
             "models": [model.record() for model in arm.models],
             "facts": [read_json(root / model.key / "facts.json") for model in arm.models],

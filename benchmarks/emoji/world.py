@@ -44,6 +44,7 @@ class World:
     captions: list[str]
     fit: Tensor
     fit_tokens: Tensor
+    fit_captions: list[str]
     pairs: Tensor
     pair_tokens: Tensor
     pair_types: list[str]
@@ -68,6 +69,7 @@ def make_world(data: Path, artist: str, seed: int, fit_share: float = 0.0) -> Wo
         captions=train.captions,
         fit=_images([each.png for each in fit], train),
         fit_tokens=token_ids([each.caption for each in fit]),
+        fit_captions=[each.caption for each in fit],
         pairs=_images([path.read_bytes() for pair in pairs for path in pair.images], train),
         pair_tokens=token_ids([text for pair in pairs for text in pair.statements]),
         pair_types=[pair.type for pair in pairs],
