@@ -11,11 +11,11 @@ from benchmarks.emoji.attributes import attributes_of
 from benchmarks.emoji.data import generate, shard_paths, unseen_captions
 from benchmarks.emoji.differences import differences
 from benchmarks.emoji.drawings import svg_of
-from benchmarks.emoji.groups import is_apart
 from benchmarks.emoji.names import Character, Icons, match, plain_code, read_characters, spelling
 from benchmarks.emoji.packages import fetch, read_members
 from benchmarks.emoji.pairs import visible_pixels
 from benchmarks.emoji.shards import Sample, in_memory, pixels_of, read_shards, write_shards
+from benchmarks.study.groups import is_apart
 from eval.data.classification import open_set
 from eval.data.mmvp import read_pairs
 from mcl_clip.errors import UserError

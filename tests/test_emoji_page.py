@@ -9,19 +9,9 @@ from PIL import Image
 from benchmarks.emoji import page
 from benchmarks.emoji.data import generate
 from benchmarks.emoji.figure import draw_pairs
-from benchmarks.emoji.results import read_results
-from benchmarks.emoji.settings import (
-    BASE,
-    CHOOSING_ARTIST,
-    CONFIRMING_ARTISTS,
-    CONFIRMING_SEEDS,
-    CONTROLS,
-    LONG,
-    MCL,
-    SHUFFLED,
-    TRIES,
-    Settings,
-)
+from benchmarks.emoji.settings import CHOOSING_ARTIST, CONFIRMING_ARTISTS, CONFIRMING_SEEDS, TRIES
+from benchmarks.study.results import read_results
+from benchmarks.study.settings import BASE, CONTROLS, LONG, MCL, SHUFFLED, Settings
 from tests.emoji_packages import packages
 
 FIRST = next(iter(TRIES))
@@ -31,7 +21,7 @@ def invent(directory, arm, artist, seed, pairs):
     """One run with a mean pair accuracy."""
     scores = {"pairs": pairs, "pairs Gender": pairs, "known": 0.1, "unseen": 0.2, "retrieval": 0.3}
     record = {
-        "artist": artist,
+        "place": artist,
         "seed": seed,
         "arm": arm.name,
         "key": arm.key,

@@ -11,13 +11,15 @@ from safetensors.torch import load_file
 
 from benchmarks.emoji.__main__ import main
 from benchmarks.emoji.data import generate
-from benchmarks.emoji.hard_negatives import HardNegatives
+from benchmarks.emoji.held_out import HeldOut
 from benchmarks.emoji.measures import score
-from benchmarks.emoji.models import with_needs
-from benchmarks.emoji.settings import BASE, CHOSEN, CONTROLS, FROM_BASE, HARD, MCL, SHUFFLED, TRIES, Settings
-from benchmarks.emoji.units import FUSIONS, Place, labels_of, units_of
+from benchmarks.emoji.settings import CHOSEN, TRIES
 from benchmarks.emoji.world import Moved, Scored, World, make_world, normalized
+from benchmarks.study.hard_negatives import HardNegatives
+from benchmarks.study.models import with_needs
 from benchmarks.study.schedule import run_all
+from benchmarks.study.settings import BASE, CONTROLS, FROM_BASE, HARD, MCL, SHUFFLED, Settings
+from benchmarks.study.units import FUSIONS, labels_of, units_of
 from mcl_clip.loss.clip import MCLClipLoss
 from mcl_clip.plan.segments import SegmentLayout
 from tests.emoji_packages import packages
@@ -123,7 +125,7 @@ def test_perfect_embeddings_score_one_blind_ones_nothing_and_types_are_averaged(
 
 
 def test_models_are_trained_scored_and_reused(data, tmp_path):
-    place = Place(data, tmp_path / "models", tmp_path / "units", "twemoji", 5)
+    place = HeldOut(tmp_path / "models", tmp_path / "units", 5, data, "twemoji")
     arms = [SMALL.arms()[name] for name in (BASE, MCL, SHUFFLED)]
     units = list(dict.fromkeys(units_of(place, arms)))
     assert [unit.weight for unit in units] == [1, 1, 1, 0, 0, 0]
@@ -132,19 +134,19 @@ def test_models_are_trained_scored_and_reused(data, tmp_path):
     found = json.loads(place.scored(arms[1]).read_text())
     assert found["arm"] == "MCL" and set(found["scores"]) == set(FUSIONS)
     assert len(found["fit"]["weights"]) == 2 and found["fit"]["loss_after"] <= found["fit"]["loss_before"]
-    assert found["fit"]["labels"] == 2 and 0 < found["fit"]["pairs"]
+    assert found["fit"]["labels"] == 2 and found["fit"]["pairs"] > 0
     base = load_file(place.trained / arms[0].models[0].key / "embeddings.safetensors")
     assert len(base["fit"]) == len(base["fit_texts"]) >= found["fit"]["pairs"]
     assert {"pairs", "pairs Color"} <= set(found["scores"]["concat"])
-    assert found["data"] == place.compared != Place(data, tmp_path, tmp_path, "noto", 5).compared
+    assert found["data"] == place.compared != HeldOut(tmp_path, tmp_path, 5, data, "noto").compared
     assert len(base["train"]) == found["training_images"]
     world = make_world(data, "twemoji", 5, place.fit_share)
-    plain, dealt = (labels_of(place.trained, world, arm.models[1].negatives, 5) for arm in arms[1:])
+    plain, dealt = (labels_of(place, world, arm.models[1].negatives) for arm in arms[1:])
     assert Counter(plain) == Counter(dealt) and plain != dealt and len(set(plain)) == 2
 
 
 def test_scores_of_other_drawings_are_made_again(data, tmp_path):
-    place, arm = Place(data, tmp_path / "models", tmp_path / "units", "twemoji", 5), SMALL.arms()[BASE]
+    place, arm = HeldOut(tmp_path / "models", tmp_path / "units", 5, data, "twemoji"), SMALL.arms()[BASE]
     place.scored(arm).parent.mkdir(parents=True)
     place.scored(arm).write_text(json.dumps({"data": place.compared}))
     assert not list(units_of(place, [arm]))
@@ -155,7 +157,7 @@ def test_scores_of_other_drawings_are_made_again(data, tmp_path):
 def test_the_same_seed_trains_the_same_model(data, tmp_path):
     written = []
     for name in ("one", "two"):
-        place = Place(data, tmp_path / name, tmp_path / "units" / name, "noto", 5)
+        place = HeldOut(tmp_path / name, tmp_path / "units" / name, 5, data, "noto")
         (train, _) = units_of(place, [SMALL.arms()[BASE]])
         train.run(*train.arguments)
         written.append((train.done.parent / "model.safetensors").read_bytes())

@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.emoji.data import generate
 from benchmarks.emoji.drawings import SIDES
 from benchmarks.emoji.figure import draw_pairs
-from benchmarks.emoji.models import Arm
+from benchmarks.emoji.held_out import HeldOut
 from benchmarks.emoji.page import write_page
 from benchmarks.emoji.settings import (
     CHOOSING_ARTIST,
@@ -19,10 +19,11 @@ from benchmarks.emoji.settings import (
     CONFIRMING_SEEDS,
     TRIED_ARMS,
     TRIES,
-    Settings,
 )
-from benchmarks.emoji.units import Place, units_of
+from benchmarks.study.models import Arm
 from benchmarks.study.schedule import run_all
+from benchmarks.study.settings import Settings
+from benchmarks.study.units import units_of
 from mcl_clip.errors import UserError, exit_on_user_error
 
 SIDE = 32
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _wanted(args: argparse.Namespace) -> Iterator[tuple[Place, list[Arm]]]:
+def _wanted(args: argparse.Namespace) -> Iterator[tuple[HeldOut, list[Arm]]]:
     """Which arms to score where: seed by seed, so that every seed is whole before the next one starts."""
     if args.command != "confirm":
         for name in args.tries:
@@ -73,8 +74,8 @@ def _wanted(args: argparse.Namespace) -> Iterator[tuple[Place, list[Arm]]]:
         raise UserError("nothing is confirmed before it is chosen: set CHOSEN in benchmarks/emoji/settings.py")
 
 
-def _place(args: argparse.Namespace, artist: str, seed: int) -> Place:
-    return Place(args.results / f"data-{SIDE}", args.results / "models", args.report / "units", artist, seed)
+def _place(args: argparse.Namespace, artist: str, seed: int) -> HeldOut:
+    return HeldOut(args.results / "models", args.report / "units", seed, args.results / f"data-{SIDE}", artist)
 
 
 def _parser() -> argparse.ArgumentParser:

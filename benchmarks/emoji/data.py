@@ -14,10 +14,10 @@ from benchmarks.emoji.artist_sets import split, write_sets
 from benchmarks.emoji.attributes import PEOPLE, Attributes, attributes_of
 from benchmarks.emoji.differences import TABLE, differences
 from benchmarks.emoji.drawings import SIDES, Drawing, draw_all
-from benchmarks.emoji.groups import UNSEEN, is_apart, number_of
 from benchmarks.emoji.names import Character, Icons, match, read_characters, read_icons
 from benchmarks.emoji.packages import ARTISTS, DRAWN, NAMES, Package, fetch, read_members
 from benchmarks.emoji.shards import Sample, read_shards, write_shards
+from benchmarks.study.groups import UNSEEN, is_apart, number_of
 from mcl_clip import seeds
 from mcl_clip.artifacts import atomic_directory, atomic_path, read_json, sha256_file, write_json
 from mcl_clip.errors import UserError

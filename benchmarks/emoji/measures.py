@@ -7,41 +7,33 @@ import torch
 from torch import Tensor
 
 from benchmarks.emoji.world import Scored, World, normalized
+from benchmarks.study.place import CHUNK, embed_images, embed_texts
 from eval.tasks.pair_similarities import mean_of_groups, pair_similarities
 from mcl_clip.fusion.combine import fuse_embeddings
 from mcl_clip.openclip.models import CLIP
 
-CHUNK = 500
+
+@torch.inference_mode()
+def train_embeddings(model: CLIP, world: World) -> dict[str, Tensor]:
+    """Raw embeddings of the training set, as float16."""
+    return {
+        "train": _embed_images(model, world.train).half(),
+        "train_texts": embed_texts(model, world.tokens).half(),
+    }
 
 
 @torch.inference_mode()
 def embeddings(model: CLIP, world: World) -> dict[str, Tensor]:
-    """Raw embeddings of everything that is clustered, fitted on or scored; those of the training set as float16."""
+    """Raw embeddings of everything that is fitted on or scored."""
     return {
-        "train": embed_images(model, world.train).half(),
-        "train_texts": embed_texts(model, world.tokens).half(),
-        "fit": embed_images(model, world.fit),
+        "fit": _embed_images(model, world.fit),
         "fit_texts": embed_texts(model, world.fit_tokens),
-        "pairs": embed_images(model, world.pairs),
+        "pairs": _embed_images(model, world.pairs),
         "pair_texts": embed_texts(model, world.pair_tokens),
         "classes": embed_texts(model, world.classes),
-        "known": embed_images(model, world.known.images),
-        "unseen": embed_images(model, world.unseen.images),
+        "known": _embed_images(model, world.known.images),
+        "unseen": _embed_images(model, world.unseen.images),
     }
-
-
-def embed_images(model: CLIP, images: Tensor) -> Tensor:
-    """Raw image embeddings [N, D] of uint8 images."""
-    parts = [model.encode_image(normalized(chunk)) for chunk in images.split(CHUNK)] if len(images) else []
-    return torch.cat(parts) if parts else torch.zeros(0, 0)
-
-
-def embed_texts(model: CLIP, tokens: Tensor) -> Tensor:
-    """Raw text embeddings [N, D]; what is said more than once is encoded once."""
-    if not len(tokens):
-        return torch.zeros(0, 0)
-    unique, inverse = tokens.unique(dim=0, return_inverse=True)
-    return torch.cat([model.encode_text(chunk) for chunk in unique.split(CHUNK)])[inverse]
 
 
 def score(
@@ -60,6 +52,11 @@ def score(
     found["unseen"] = _accuracy(joined["unseen"], joined["classes"], world.unseen)
     found["retrieval"] = _first_image(joined["known"], joined["classes"], world.known)
     return found
+
+
+def _embed_images(model: CLIP, images: Tensor) -> Tensor:
+    """Raw image embeddings [N, D] of uint8 images."""
+    return torch.cat([embed_images(model, normalized(chunk)) for chunk in images.split(CHUNK)])
 
 
 def _accuracy(images: Tensor, classes: Tensor, scored: Scored) -> float:

@@ -7,23 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.emoji.differences import TYPES
-from benchmarks.emoji.models import Arm
 from benchmarks.emoji.packages import ARTISTS, DRAWN
-from benchmarks.emoji.results import Results, read_results
-from benchmarks.emoji.settings import (
-    BASE,
-    CHOOSING_ARTIST,
-    CHOSEN,
-    CONFIRMING_ARTISTS,
-    CONTROLS,
-    LONG,
-    MCL,
-    TRIES,
-    Settings,
-)
-from benchmarks.emoji.units import FUSIONS
+from benchmarks.emoji.settings import CHOOSING_ARTIST, CHOSEN, CONFIRMING_ARTISTS, TRIES
 from benchmarks.study.intervals import Interval, holm, interval, within_blocks
+from benchmarks.study.models import Arm
+from benchmarks.study.results import Results, read_results
+from benchmarks.study.settings import BASE, CONTROLS, LONG, MCL, Settings
 from benchmarks.study.tables import percent, points, table
+from benchmarks.study.units import FUSIONS
 from mcl_clip.artifacts import atomic_path, write_json
 
 SECONDARY = {"known": "zero-shot, known captions", "unseen": "zero-shot, unseen", "retrieval": "retrieval"}
@@ -62,7 +53,7 @@ def write_page(directory: Path) -> None:
     write_json(
         directory / "results.json",
         [
-            {name: run.record[name] for name in ("artist", "seed", "arm", "key", "scores")}
+            {name: run.record[name] for name in ("place", "seed", "arm", "key", "scores")}
             for _, run in sorted(results.runs.items())
         ],
     )

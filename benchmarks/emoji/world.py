@@ -10,8 +10,8 @@ from torch import Tensor
 
 import mcl_clip.models  # noqa: F401  registers the tower
 from benchmarks.emoji.data import ARTIST, drawn_packages, shard_paths
-from benchmarks.emoji.groups import FIT, is_apart
 from benchmarks.emoji.shards import Sample, Samples, in_memory, pixels_of, read_shards
+from benchmarks.study.groups import FIT, is_apart
 from eval.data.mmvp import read_pairs
 from mcl_clip import seeds
 from mcl_clip.artifacts import read_json, sha256_json

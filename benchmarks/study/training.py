@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from mcl_clip import seeds
 from mcl_clip.loss.clip import MCLClipLoss
 from mcl_clip.openclip.models import CLIP
 from mcl_clip.openclip.schedules import cosine_lr
 from mcl_clip.plan.plan import make_plan
 from mcl_clip.plan.policy import Policy
 from mcl_clip.plan.segments import SegmentLayout
+
+ORDINARY = 13  # sets the random numbers of who gets ordinary negatives apart from the plan's
 
 Images = Callable[[Tensor, int], Tensor]
 Loss = Callable[[Tensor, Tensor, Tensor, SegmentLayout, Tensor], Tensor]
@@ -25,7 +28,8 @@ class Recipe:
     """How a model is trained.
 
     warmup: steps. average: decay of the mean of weights over steps that is kept instead of the last ones; None keeps
-    the last. mask_identical: as of `MCLClipLoss`. leftovers, min_segment: as of `Policy`.
+    the last. mask_identical: as of `MCLClipLoss`. leftovers, min_segment: as of `Policy`. ordinary: share of the
+    samples, others in every epoch, whose negatives come from anywhere.
     """
 
     epochs: int
@@ -37,6 +41,7 @@ class Recipe:
     mask_identical: bool = False
     leftovers: str = "pack"
     min_segment: int = 32
+    ordinary: float = 0.0
 
 
 def train(
@@ -97,6 +102,9 @@ def batches(
     labels: Sequence[str], recipe: Recipe, *, seed: int, draw: int, epoch: int
 ) -> Iterator[tuple[Tensor, SegmentLayout, int]]:
     """(rows of the training set, layout, number of batches) of every global batch, as the plan says."""
+    if recipe.ordinary:
+        drawn = seeds.generator(seed, ORDINARY, draw, epoch).random(len(labels)) < recipe.ordinary
+        labels = ["" if each else label for label, each in zip(labels, drawn.tolist(), strict=True)]
     names = sorted(set(labels))
     number = {name: index for index, name in enumerate(names)}
     members: list[list[int]] = [[] for _ in names]

@@ -1,5 +1,6 @@
 """What is trained: models that are known by how they came to be, so that whatever shares one trains it once."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -13,20 +14,23 @@ from mcl_clip.artifacts import sha256_json
 class Negatives:
     """Pseudo-labels from `clusters` clusters of each of `models`, by what they say of the `of`, images or texts.
 
-    shuffled: the same labels, dealt to the samples at random.
+    shuffled: the same labels, dealt to the samples at random. alike: no clusters, but labels under which samples agree
+    in all that is known of them but this (an oracle).
     """
 
-    models: tuple["Model", ...]
-    clusters: int
+    models: tuple["Model", ...] = ()
+    clusters: int = 0
     of: str = "images"
     shuffled: bool = False
+    alike: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
     """One model to train from `start` (None: random weights, drawn by `draw`, as is everything random of it).
 
-    shift: pictures are moved by up to so many pixels, anew in every epoch. hardness: beta of hard-negative NCE.
+    shift: pictures are moved by up to so many pixels, anew in every epoch. hardness: beta of hard-negative NCE. locked:
+    the text tower and the first half of the image tower stay as they start.
     """
 
     recipe: Recipe
@@ -35,6 +39,7 @@ class Model:
     negatives: Negatives | None = None
     shift: int = 0
     hardness: float = 0.0
+    locked: bool = False
 
     @property
     def needs(self) -> tuple["Model", ...]:
@@ -63,6 +68,11 @@ class Arm:
     def key(self) -> str:
         """Changes with the models alone."""
         return sha256_json([model.key for model in self.models])[:12]
+
+    @property
+    def slug(self) -> str:
+        """The name for a file."""
+        return re.sub("[^a-z0-9]+", "_", self.name.lower())
 
     @property
     def epochs(self) -> int:

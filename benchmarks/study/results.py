@@ -1,11 +1,10 @@
-"""Scores as they stand on disk: one small file an arm, artist and seed."""
+"""Scores as they stand on disk: one small file an arm, place and seed."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.emoji.models import Arm
+from benchmarks.study.models import Arm
 from mcl_clip.artifacts import read_json
 
 
@@ -17,8 +16,8 @@ class Run:
 
     @property
     def where(self) -> tuple[str, int, str]:
-        """(artist, seed, the arm's key)."""
-        return self.record["artist"], self.record["seed"], self.record["key"]
+        """(place, seed, the arm's key)."""
+        return self.record["place"], self.record["seed"], self.record["key"]
 
     @property
     def seconds(self) -> float:
@@ -32,32 +31,30 @@ class Results:
 
     runs: dict[tuple[str, int, str], Run]
 
-    def scores(self, arm: Arm, artist: str, measure: str = "pairs", fusion: str = "concat") -> dict[int, float]:
+    def scores(self, arm: Arm, place: str, measure: str = "pairs", fusion: str = "concat") -> dict[int, float]:
         """By seed; a measure or fusion that an arm does not have is left out."""
         return {
             seed: run.record["scores"][fusion][measure]
             for (of, seed, key), run in sorted(self.runs.items(), key=lambda item: item[0])
-            if of == artist and key == arm.key and measure in run.record["scores"].get(fusion, {})
+            if of == place and key == arm.key and measure in run.record["scores"].get(fusion, {})
         }
 
     def differences(
-        self, arm: Arm, other: Arm, artist: str, measure: str = "pairs", fusion: str = "concat"
+        self, arm: Arm, other: Arm, place: str, measure: str = "pairs", fusion: str = "concat", less: str = ""
     ) -> dict[int, float]:
-        """`arm` minus `other` on the seeds that both have; a single model is its own fusion."""
-        found = self.scores(arm, artist, measure, _fusion(arm, fusion))
-        less = self.scores(other, artist, measure, _fusion(other, fusion))
-        return {seed: found[seed] - less[seed] for seed in found if seed in less}
+        """`arm` under `fusion` minus `other` under `less` (default the same) on the seeds that both have.
+
+        A single model is its own fusion.
+        """
+        found = self.scores(arm, place, measure, _fusion(arm, fusion))
+        others = self.scores(other, place, measure, _fusion(other, less or fusion))
+        return {seed: found[seed] - others[seed] for seed in found if seed in others}
 
 
 def read_results(directory: Path) -> Results:
     """Every run below `directory`."""
     runs = [Run(read_json(path)) for path in sorted(directory.rglob("*.json"))]
     return Results({run.where: run for run in runs})
-
-
-def artists_of(results: Results) -> Sequence[str]:
-    """Artists that have runs, in order of their names."""
-    return sorted({artist for artist, _, _ in results.runs})
 
 
 def _fusion(arm: Arm, fusion: str) -> str:

@@ -1,0 +1,111 @@
+"""Arms of equal compute: MCL, its controls and its relatives, from one set of numbers."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from benchmarks.study.models import Arm, Model, Negatives
+from benchmarks.study.training import Recipe
+
+BASE, LONG, ENSEMBLE, SNAPSHOTS, SHUFFLED, MCL = (
+    "stage 0",
+    "one long run",
+    "ensemble",
+    "snapshots",
+    "shuffled labels",
+    "MCL",
+)
+CONTROLS = (LONG, ENSEMBLE, SNAPSHOTS, SHUFFLED)
+HARD, FROM_BASE = "hard-negative NCE", "MCL from the base"
+FURTHER = 10  # added to the number of a further stage, its random numbers are not those of an independent model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """One share of compute is `epochs` passes; every arm but stage 0 has `stages` + 1 of them.
+
+    lr: of stage 0; the others' own are rates of all of the long run and the ensemble, and of the further stages of the
+    rest. shift, hardness: as of `Model`. clustered: what pseudo-labels are made of, images or texts.
+    """
+
+    epochs: int = 8
+    stages: int = 2
+    batch: int = 256
+    lr: float = 1e-3
+    long_lr: float = 1e-3
+    ensemble_lr: float = 1e-3
+    snapshot_lr: float = 1e-3
+    shuffled_lr: float = 1e-3
+    mcl_lr: float = 1e-3
+    hard_lr: float = 1e-3
+    wd: float = 0.1
+    warmup: int = 20
+    average: float | None = None
+    shift: int = 0
+    mask_identical: bool = False
+    clusters: int = 16
+    clustered: str = "images"
+    min_segment: int = 32
+    ordinary: float = 0.0
+    leftovers: str = "pack"
+    last_labels_only: bool = False
+    hardness: float = 0.5
+
+    def recipe(self, lr: float, shares: int = 1) -> Recipe:
+        """Of one model on ordinary batches."""
+        return Recipe(
+            epochs=self.epochs * shares,
+            batch=self.batch,
+            lr=lr,
+            wd=self.wd,
+            warmup=self.warmup,
+            average=self.average,
+            mask_identical=self.mask_identical,
+            leftovers=self.leftovers,
+            min_segment=self.min_segment,
+        )
+
+    @property
+    def base(self) -> Model:
+        """Stage 0."""
+        return Model(recipe=self.recipe(self.lr), shift=self.shift)
+
+    def further(
+        self, lr: float, *, start: str = "previous", labels: bool = False, dealt: tuple[Model, ...] = (), **own: Any
+    ) -> tuple[Model, ...]:
+        """Stage 0 and the stages after it, from the "previous" one, the "base" or from "scratch".
+
+        labels: negatives of pseudo-labels by all stages before. dealt: negatives of those of these models instead,
+        dealt to the samples at random. own: fields of every further model.
+        """
+        models = [self.base]
+        ordinary = self.ordinary if labels or dealt else 0.0
+        for stage in range(1, self.stages + 1):
+            seen = list(dealt[:stage] if dealt else models)
+            if self.last_labels_only:
+                seen = seen[-1:]
+            negatives = Negatives(models=tuple(seen), clusters=self.clusters, of=self.clustered, shuffled=bool(dealt))
+            model = Model(
+                recipe=replace(self.recipe(lr), ordinary=ordinary),
+                draw=FURTHER + stage,
+                start={"previous": models[-1], "base": models[0], "scratch": None}[start],
+                negatives=negatives if labels or dealt else None,
+                shift=self.shift,
+            )
+            models.append(replace(model, **own))
+        return tuple(models)
+
+    def arms(self) -> dict[str, Arm]:
+        """All arms by name, in the order of the report."""
+        independent = replace(self.base, recipe=self.recipe(self.ensemble_lr))
+        mcl = self.further(self.mcl_lr, labels=True)
+        arms = {
+            BASE: (self.base,),
+            LONG: (replace(self.base, recipe=self.recipe(self.long_lr, self.stages + 1)),),
+            ENSEMBLE: tuple(replace(independent, draw=draw) for draw in range(self.stages + 1)),
+            SNAPSHOTS: self.further(self.snapshot_lr),
+            SHUFFLED: self.further(self.shuffled_lr, dealt=mcl),
+            MCL: mcl,
+            HARD: self.further(self.hard_lr, hardness=self.hardness),
+            FROM_BASE: self.further(self.mcl_lr, labels=True, start="base"),
+        }
+        return {name: Arm(name, models) for name, models in arms.items()}
