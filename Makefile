@@ -69,7 +69,7 @@ bench-gpu: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.gpu
 
 study: $(VENV)/.installed-study
-	$(BIN)/python -m benchmarks.suppression
+	$(BIN)/python -m benchmarks.suppression all
 
 $(VENV)/.installed-bench-gpu: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.gpu

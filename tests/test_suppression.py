@@ -1,74 +1,98 @@
-"""The study of feature suppression: its plan of work, its measures, its statistics, and a small run to the page."""
+"""The study of feature suppression: its arms, its measures, its page, and a small run."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from benchmarks.study.intervals import interval
+from benchmarks.study.models import with_needs
+from benchmarks.study.results import read_results
+from benchmarks.study.schedule import run_all
+from benchmarks.study.settings import BASE, CONTROLS, ENSEMBLE, FROM_BASE, MCL
 from benchmarks.study.training import batches
-from benchmarks.suppression.__main__ import ablation_series, study_series
+from benchmarks.study.units import CONCAT, FUSIONS, units_of
+from benchmarks.suppression import settings
+from benchmarks.suppression.ablations import ablations
+from benchmarks.suppression.generated import Generated
 from benchmarks.suppression.measures import MEASURES, score
-from benchmarks.suppression.models import Job, study_arms, study_jobs
 from benchmarks.suppression.page import write_page
-from benchmarks.suppression.schedule import Series, units_of
-from benchmarks.suppression.settings import ABLATIONS, Settings
-from benchmarks.suppression.summary import CONTROLS, METHODS, differences, suppressed
-from benchmarks.suppression.trainer import labels_alike
-from benchmarks.suppression.units import train_unit
-from benchmarks.suppression.world import make_world
+from benchmarks.suppression.settings import CHOSEN, LOCKED, RATE_OF, RELATIVES, SEEDS, Settings, oracle_name, tries
+from benchmarks.suppression.summary import PLACE, differences, suppressed, towers
+from benchmarks.suppression.world import labels_alike, make_world
 from demo.features import FEATURES, NAMES
 
-SMALL = Settings(images=256, pairs=6, test_images=60, epochs=1, batch=64, clusters=2, warmup=1)
+SMALL = Settings(stages=1, epochs=1, batch=64, clusters=2, warmup=1, min_segment=8)
+WORLD = settings.World(images=256, pairs=6, test_images=60)
 
 
 @pytest.fixture(scope="module")
 def world():
-    return make_world(SMALL, 3)
+    return make_world(WORLD, 3)
 
 
 @pytest.mark.parametrize("stages", [1, 2, 3])
-def test_every_model_can_be_trained_and_every_arm_scored(stages):
+def test_every_arm_has_equal_compute_and_every_model_is_trained_after_what_it_needs(stages):
     settings = Settings(stages=stages)
-    done: set[str] = set()
-    for job in study_jobs(settings):
-        assert set(job.needs) <= done and job.name not in done
-        done.add(job.name)
-    assert {name for arm in study_arms(settings) for name in arm.models} == done
-
-
-def test_arms_have_equal_compute():
-    shares = {job.name: job.shares for job in study_jobs(Settings())}
-    for arm in study_arms(Settings()):
-        if arm.name in (*CONTROLS, *METHODS):
-            assert sum(shares[name] for name in arm.models) == 3, arm.name
+    for name, arm in {**settings.arms(), **settings.oracle()}.items():
+        if name in (*CONTROLS, MCL, *RELATIVES):
+            assert arm.epochs == settings.epochs * (stages + 1), name
+        seen = set()
+        for model in with_needs(arm.models):
+            assert seen.issuperset(model.needs)
+            seen.add(model)
 
 
 def test_pseudo_labels_remember_all_stages_unless_asked_not_to():
-    jobs = {job.name: job for job in study_jobs(Settings(stages=3))}
-    assert jobs["base_3"].clustered == ("stage_0", "base_1", "base_2")
-    assert jobs["base_3"].start == "stage_0"
-    assert jobs["previous_3"].clustered == ("stage_0", "base_1", "previous_2")
-    assert jobs["previous_3"].start == "previous_2"
-    assert jobs["scratch_2"].start is None
-    forgetful = {job.name: job for job in study_jobs(Settings(stages=3, last_labels_only=True))}
-    assert forgetful["base_3"].clustered == ("base_2",)
+    arms = Settings(stages=3).arms()
+    models = arms[MCL].models
+    assert models[3].negatives.models == models[:3] and models[3].start == models[2]
+    base = arms[FROM_BASE].models
+    assert base[3].negatives.models == base[:3] and base[3].start == base[0]
+    scratch = arms["MCL from scratch"].models
+    assert scratch[2].start is None and scratch[2].draw == models[2].draw
+    forgetful = Settings(stages=3, last_labels_only=True).arms()[MCL].models
+    assert forgetful[3].negatives.models == forgetful[2:3]
 
 
-def test_every_ablation_changes_the_results_directory():
-    tags = {ablation_series(Settings(), changed).settings.tag for changed in ABLATIONS.values()}
-    assert len(tags) == len(ABLATIONS)
+def test_every_try_and_every_ablation_trains_something_else():
+    for name, by_rate in tries().items():
+        assert len({arm.key for arm in by_rate.values()}) == len(by_rate), name
+        assert {arm.name for arm in by_rate.values()} == {name}
+    assert set(tries()) == set(RATE_OF) == {*CONTROLS, MCL, RELATIVES[0]}
+    found = {(place, arms[-1].key) for place, arms in ablations().values()}
+    assert len(found) == len(ablations())
 
 
 def test_global_batches_cover_the_training_set_within_labels():
     labels = ["a"] * 100 + ["b"] * 50 + ["c"] * 42
     rows = []
-    for chosen, layout, total in batches(labels, SMALL.recipe(min_segment=8), seed=0, draw=0, epoch=0):
+    for chosen, layout, total in batches(labels, SMALL.recipe(1e-3), seed=0, draw=0, epoch=0):
         assert total == 3 and layout.size == len(chosen) == 64
         for start, stop in layout.bounds():
             assert len({labels[row] for row in chosen[start:stop].tolist()}) == 1
         rows += chosen.tolist()
     assert sorted(rows) == list(range(192))
+
+
+def test_samples_with_ordinary_negatives_are_others_in_every_epoch():
+    labels = ["a"] * 128 + ["b"] * 128
+    recipe = replace(SMALL.recipe(1e-3), ordinary=0.5)
+    mixed = []
+    for epoch in (0, 0, 1):
+        found = set()
+        rows = []
+        for chosen, layout, _ in batches(labels, recipe, seed=0, draw=0, epoch=epoch):
+            rows += chosen.tolist()
+            for start, stop in layout.bounds():
+                if len({labels[row] for row in chosen[start:stop].tolist()}) > 1:
+                    found.update(chosen[start:stop].tolist())
+        assert len(set(rows)) == len(rows) > 200
+        mixed.append(found)
+    assert mixed[0] == mixed[1] != mixed[2] and 80 < len(mixed[0]) < 160
 
 
 def test_oracle_labels_agree_in_all_features_but_one(world):
@@ -107,68 +131,102 @@ def perfect(world) -> dict[str, torch.Tensor]:
 def test_perfect_embeddings_score_one_and_blind_ones_chance(world):
     known = perfect(world)
     best = score([known], world, "concat")
-    assert all(best[measure][name] == 1 for measure in ("pairs", "zero_shot") for name in NAMES)
+    assert all(best[f"{measure} {name}"] == 1 for measure in ("pairs", "zero_shot") for name in NAMES)
     blind = {name: torch.ones_like(each) for name, each in known.items()}
     worst = score([blind], world, "concat")
-    assert worst["pairs"]["mean"] == 0 and worst["zero_shot"]["mean"] < 0.5
-    assert score([known, blind], world, "mean-cosine")["pairs"]["mean"] == 1
+    assert worst["pairs mean"] == 0 and worst["zero_shot mean"] < 0.5
+    assert score([known, blind], world, "mean-cosine")["pairs mean"] == 1
 
 
-def invented(seed: int, gain: float) -> dict:
-    """Scores of a seed in which MCL gains `gain` on texture over everything else, and ties elsewhere."""
-
-    def scores(arm):
-        value = dict.fromkeys(NAMES, 0.9) | {"texture": 0.4 + 0.01 * seed + (gain if arm in METHODS else 0)}
-        return {measure: value | {"mean": float(np.mean(list(value.values())))} for measure in MEASURES}
-
-    arms = {arm.name: scores(arm.name) for arm in study_arms(Settings())}
-    facts = {"training_seconds": 40.0, "clustering_seconds": 1.0, "loss": 0.5, "negatives_alike": None}
-    return {
-        "settings": Settings().record(),
+def invent(directory, arm, seed, gain):
+    """Scores of a seed in which the arm is `gain` above the others on texture."""
+    texture = 0.4 + 0.01 * seed + gain
+    scores = {f"{measure} {name}": texture if name == "texture" else 0.9 for measure in MEASURES for name in NAMES}
+    scores |= {f"{measure} mean": (4.5 + texture) / 6 for measure in MEASURES}
+    alone = len(arm.models) == 1
+    facts = {"training_seconds": 40.0, "embedding_seconds": 2.0, "clustering_seconds": 1.0}
+    record = {
+        "place": PLACE,
         "seed": seed,
-        "scores": {"concat": arms, "mean-cosine": arms},
-        "models": {job.name: facts for job in study_jobs(Settings())},
+        "arm": arm.name,
+        "key": arm.key,
+        "fit": None if alone else {"weights": [1 / len(arm.models)] * len(arm.models)},
+        "facts": [facts] * len(arm.models),
+        "scores": dict.fromkeys((CONCAT,) if alone else FUSIONS, scores),
     }
+    path = Generated(directory, directory / "units", seed).scored(arm)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record))
+
+
+def write(directory, gain):
+    """The page of three seeds in which MCL gains `gain` and a little more every seed."""
+    for seed in SEEDS[:3]:
+        for name, arm in CHOSEN.arms().items():
+            invent(directory, arm, seed, gain + 0.001 * seed if name in (MCL, FROM_BASE) else 0.0)
+    write_page(directory, read_results(directory / "units"))
+    return (directory / "README.md").read_text()
 
 
 def test_paired_differences_ignore_what_seeds_share(tmp_path):
-    seeds = [invented(seed, 0.2 + 0.001 * seed) for seed in range(3)]
-    assert suppressed(seeds) == "texture"
-    found = differences(seeds, "concat", "pairs", "texture")["MCL from the base"]["ensemble"]
-    assert found.mean == pytest.approx(0.201) and found.verdict == "wins"
-    write_page(tmp_path, seeds, {})
-    page = (tmp_path / "README.md").read_text()
-    assert "| MCL from the base | wins 6 |" in page and "loses" not in page.split("## Every arm")[0]
+    page = write(tmp_path, 0.2)
+    results = read_results(tmp_path / "units")
+    assert suppressed(results) == "texture"
+    arms = CHOSEN.arms()
+    found = interval(differences(results, arms[FROM_BASE], arms[ENSEMBLE], "pairs texture"))
+    assert found.mean == pytest.approx(0.202) and found.verdict == "wins"
+    first = page.split("## One stage")[0]
+    assert "| one long run | +3.4 ± 0.1 | wins | +3.3 | +3.4 | +3.4 |" in first
+    assert "loses" not in first
+    assert "texture alone makes 100%" in page
     assert (tmp_path / "arms_mean.svg").stat().st_size > 1000
-    assert json.loads((tmp_path / "results.json").read_text())["headline"]["suppressed"] == "texture"
+    assert json.loads((tmp_path / "results.json").read_text())["suppressed"] == "texture"
 
 
-def test_a_loss_is_called_a_loss(tmp_path):
-    write_page(tmp_path, [invented(seed, -0.2 - 0.001 * seed) for seed in range(3)], {})
-    page = (tmp_path / "README.md").read_text()
-    assert "| MCL from the base | loses 6 |" in page and "wins" not in page.split("## Every arm")[0]
+def test_a_loss_is_called_a_loss_and_no_seed_claims_nothing(tmp_path):
+    page = write(tmp_path, -0.2)
+    assert "| one long run | -3.3 ± 0.1 | loses |" in page and "wins" not in page.split("## One stage")[0]
+    empty = tmp_path / "empty"
+    (empty / "units").mkdir(parents=True)
+    write_page(empty, read_results(empty / "units"))
+    assert "Not all runs are there yet" in (empty / "README.md").read_text()
+
+
+def test_what_a_locked_arm_shares_costs_once():
+    arms = CHOSEN.arms()
+    assert towers(arms[BASE]) == 1 and towers(arms[MCL]) == 3
+    assert 1 < towers(arms[LOCKED]) < 3
 
 
 def test_models_are_trained_scored_and_reused(tmp_path):
-    """Stage 0 and one further stage, trained here; then nothing is left to do."""
-    jobs = (Job("stage_0"), Job("base_1", "stage_0", 21, ("stage_0",)))
-    arms = [arm for arm in study_series(SMALL, 3).arms if arm.name == "stage 0"]
-    series = Series(SMALL, 3, jobs, tuple(arms))
-    directory = series.directory(tmp_path)
-    units = list(units_of(series, tmp_path))
-    assert [unit.weight for unit in units] == [1, 1, 0]
-    for unit in units:
-        assert not unit.done.is_file() and all(path.is_file() for path in unit.needs)
-        unit.run(*unit.arguments)
-        assert unit.done.is_file()
-    scores = json.loads((directory / "scores.json").read_text())
-    assert set(scores["scores"]["concat"]["stage 0"]["pairs"]) == {*NAMES, "mean"}
-    assert not list(directory.glob("*/model.safetensors"))
-    assert not list(units_of(series, tmp_path))
+    """Stage 0, a further stage, a locked one and an oracle; then nothing is left to do."""
+    place = Generated(tmp_path / "models", tmp_path / "units", 3, WORLD)
+    arms = [SMALL.arms()[name] for name in (BASE, MCL, LOCKED)] + [SMALL.oracle()[oracle_name("texture")]]
+    units = list(dict.fromkeys(units_of(place, arms)))
+    assert [unit.weight for unit in units] == [1, 1, 1, 1, 0, 0, 0, 0]
+    run_all(units, processes=1, progress=False)
+    assert not list(units_of(place, arms))
+    found = json.loads(place.scored(arms[1]).read_text())
+    assert set(found["scores"]) == set(FUSIONS) and len(found["fit"]["weights"]) == 2
+    assert {f"{measure} {name}" for measure in MEASURES for name in (*NAMES, "mean")} == set(found["scores"][CONCAT])
+    base, locked = (load_file(place.trained / model.key / "model.safetensors") for model in arms[2].models)
+    same = {name for name in base if torch.equal(base[name], locked[name])}
+    assert any(name.startswith("visual.trunk.blocks.1") for name in same)
+    assert not any(name.startswith(("visual.trunk.blocks.3", "visual.head")) for name in same)
+    assert all(name in same for name in base if name.startswith(("transformer", "token_embedding")))
 
 
 def test_the_same_seed_trains_the_same_model(tmp_path):
+    written = []
     for name in ("one", "two"):
-        train_unit(tmp_path / name, SMALL, 3, Job("stage_0"))
-    first, second = ((tmp_path / name / "stage_0" / "model.safetensors").read_bytes() for name in ("one", "two"))
-    assert first == second
+        place = Generated(tmp_path / name, tmp_path / name / "units", 3, WORLD)
+        (train, _) = units_of(place, [SMALL.arms()[BASE]])
+        train.run(*train.arguments)
+        written.append((train.done.parent / "model.safetensors").read_bytes())
+    assert written[0] == written[1]
+
+
+def test_captions_set_apart_to_fit_are_on_one_side_only(world):
+    assert not set(world.captions) & set(world.fit_captions)
+    assert len(world.captions) + len(world.fit_captions) == WORLD.images
+    assert len(world.fit.images) == len(world.fit_tokens) == len(world.fit_captions) > 10

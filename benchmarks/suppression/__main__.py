@@ -1,75 +1,95 @@
-"""`python -m benchmarks.suppression`: train and score every arm on several seeds, and write docs/study/."""
+"""`python -m benchmarks.suppression choose|confirm|ablate|report|all`: the study in a generated world, docs/study/."""
 
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from benchmarks.study.models import Arm
+from benchmarks.study.results import read_results
 from benchmarks.study.schedule import run_all
-from benchmarks.suppression.models import BASE, Arm, ablation_jobs, stage_names, study_arms, study_jobs
-from benchmarks.suppression.page import ablation_record, write_page
-from benchmarks.suppression.schedule import Series, units_of
-from benchmarks.suppression.settings import ABLATIONS, QUICK, Settings
+from benchmarks.study.units import units_of
+from benchmarks.suppression.ablations import ablations
+from benchmarks.suppression.generated import Generated
+from benchmarks.suppression.page import write_page
+from benchmarks.suppression.settings import (
+    CHOOSING_SEEDS,
+    CHOSEN,
+    ORACLE_SEEDS,
+    QUICK,
+    QUICK_WORLD,
+    SEEDS,
+    Settings,
+    World,
+    tries,
+)
 from benchmarks.suppression.summary import headline
-from mcl_clip.artifacts import read_json
 from mcl_clip.errors import UserError, exit_on_user_error
-
-FIRST_SEED = 1  # seeds from 100 on were used to choose the setting
 
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.suppression", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=5, help="how many (default 5)")
-    parser.add_argument("--ablations", action="store_true", help="run the ablations too, one seed each")
-    parser.add_argument("--json", action="store_true", help="print the study as one line of JSON")
-    parser.add_argument(
-        "--results", type=Path, default=Path("runs/suppression"), help="finished models and scores stand here"
-    )
-    parser.add_argument("--report", type=Path, default=Path("docs/study"), help="where the report is written")
-    parser.add_argument(
-        "--processes", type=int, default=2, help="models trained at a time, one thread each (default 2)"
-    )
-    parser.add_argument("--quick", action="store_true", help="a minute's run that only shows that everything works")
-    args = parser.parse_args(argv)
-    if args.seeds < 1 or args.processes < 1:
-        raise UserError("--seeds and --processes must be at least 1")
-    settings = replace(Settings(), **QUICK) if args.quick else Settings()
-    study = [study_series(settings, FIRST_SEED + number) for number in range(args.seeds)]
-    ablations = (
-        {name: ablation_series(settings, changed) for name, changed in ABLATIONS.items()} if args.ablations else {}
-    )
-    progress = sys.stderr.isatty()
-    units = [unit for each in study for unit in units_of(each, args.results / "study")]
-    units += [unit for each in ablations.values() for unit in units_of(each, args.results / "ablations")]
-    run_all(units, processes=args.processes, progress=progress)
-    seeds = [read_json(each.directory(args.results / "study") / "scores.json") for each in study]
-    changed = {
-        name: ablation_record(read_json(each.directory(args.results / "ablations") / "scores.json"))
-        for name, each in ablations.items()
-    }
-    write_page(args.report, seeds, changed)
+    args = _parser().parse_args(argv)
+    if args.command != "report":
+        if args.processes < 1:
+            raise UserError("--processes must be at least 1")
+        units = [unit for place, arms in _wanted(args) for unit in units_of(place, arms)]
+        run_all(units, processes=args.processes, progress=sys.stderr.isatty(), what="epochs")
+    results = read_results(args.report / "units")
+    write_page(args.report, results)
     if args.json:
-        print(json.dumps({"benchmark": "suppression", **headline(seeds)}))
+        print(json.dumps({"benchmark": "suppression", **headline(results)}))
     else:
         print(f"report: {args.report / 'README.md'}")
     return 0
 
 
-def study_series(settings: Settings, seed: int) -> Series:
-    """All arms of one seed."""
-    return Series(settings, seed, tuple(study_jobs(settings)), tuple(study_arms(settings)))
+def _wanted(args: argparse.Namespace) -> Iterator[tuple[Generated, list[Arm]]]:
+    """Which arms to score where: seed by seed, so that every seed is whole before the next one starts."""
+    if args.command == "quick":
+        settings = replace(Settings(), **QUICK)
+        arms = [*settings.arms().values(), *settings.oracle().values()]
+        yield _place(args, SEEDS[0], replace(World(), **QUICK_WORLD)), arms
+    if args.command in ("choose", "all"):
+        for seed in CHOOSING_SEEDS:
+            yield _place(args, seed), [arm for by_rate in tries().values() for arm in by_rate.values()]
+    if args.command in ("confirm", "all"):
+        for seed in SEEDS:
+            oracle = CHOSEN.oracle().values() if seed in ORACLE_SEEDS else ()
+            yield _place(args, seed), [*CHOSEN.arms().values(), *oracle]
+    if args.command == "ablate":
+        for shape, arms in ablations().values():
+            yield _place(args, SEEDS[0], shape), arms
 
 
-def ablation_series(settings: Settings, changed: dict) -> Series:
-    """MCL from the previous stage under one changed setting, fused after every stage, on the first seed."""
-    settings = replace(settings, **changed)
-    names = [BASE, *stage_names("previous", settings.stages)]
-    arms = [Arm("stage 0" if last == 0 else f"{last} further", tuple(names[: last + 1])) for last in range(len(names))]
-    return Series(settings, FIRST_SEED, tuple(ablation_jobs(settings)), tuple(arms))
+def _place(args: argparse.Namespace, seed: int, shape: World | None = None) -> Generated:
+    return Generated(args.results, args.report / "units", seed, shape or World())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.suppression", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    listed = {
+        "choose": "try every arm's learning rate on seeds of its own",
+        "confirm": "train and score every arm, as chosen, on all seeds",
+        "ablate": "change one setting at a time, on one seed",
+        "quick": "a minute's run of every arm that only shows that everything works",
+        "report": "write the report from the runs there are",
+        "all": "choose, confirm and report, doing what is left to do",
+    }
+    for name, told in listed.items():
+        command = commands.add_parser(name, help=told)
+        command.add_argument("--report", type=Path, default=Path("docs/study"), help="scores and report stand here")
+        command.add_argument("--json", action="store_true", help="print the study as one line of JSON")
+        if name != "report":
+            command.add_argument(
+                "--results", type=Path, default=Path("runs/suppression"), help="trained models stand here"
+            )
+            command.add_argument("--processes", type=int, default=2, help="at a time, one thread each (default 2)")
+    return parser
 
 
 if __name__ == "__main__":

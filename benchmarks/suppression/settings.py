@@ -1,93 +1,99 @@
-"""What a study may vary, in one frozen value."""
+"""The generated world, what was tried on seeds of its own, what was chosen there, and all arms of the study."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mcl_clip.models  # noqa: F401  registers the tower
-from benchmarks.study.training import Recipe
-from demo.features import FEATURES, NAMES
-from mcl_clip.artifacts import sha256_json
-from mcl_clip.openclip.configs import get_model_config
+from benchmarks.study import settings as study
+from benchmarks.study.models import Arm, Negatives
+from benchmarks.study.settings import ENSEMBLE, FROM_BASE, HARD, LONG, MCL, SHUFFLED, SNAPSHOTS
+from demo.features import NAMES
 
 MODEL = "mcl-tiny-conv"
+CHOOSING_SEEDS = (100,)
+SEEDS = (1, 2, 3, 4, 5)
+ORACLE_SEEDS = (1, 2)
+LOCKED, SCRATCH, ORACLE = "MCL, text and half of the image tower locked", "MCL from scratch", "oracle, all features"
+RELATIVES = (HARD, FROM_BASE, SCRATCH, LOCKED)
+ORACLE_DRAW = 30
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """One share of compute is `epochs` passes over `images` samples.
+class World:
+    """`images` training samples, of which whole captions, a share `fit_share`, are set apart from every arm's training.
 
     mention: probability that a caption names a feature, for `hard` (the named features) and for all others.
-    last_labels_only: cluster by the last stage alone, forgetting the earlier ones (the reference's mistake).
     """
 
-    images: int = 12_000
+    images: int = 14_000
+    fit_share: float = 0.143
     pairs: int = 300
     test_images: int = 2_000
-    epochs: int = 8
-    batch: int = 256
-    lr: float = 1e-3
-    wd: float = 0.1
-    warmup: int = 20
-    clusters: int = 16
-    stages: int = 2
-    embed_dim: int = 64
-    leftovers: str = "pack"
-    min_segment: int = 32
     mention: float = 0.9
     mention_hard: float = 0.6
     hard: tuple[str, ...] = ("texture",)
-    last_labels_only: bool = False
+    embed_dim: int = 64
 
     def mentions(self) -> dict[str, float]:
         """Probability by feature."""
         return {name: self.mention_hard if name in self.hard else self.mention for name in NAMES}
 
-    def recipe(self, *, shares: int = 1, min_segment: int | None = None) -> Recipe:
-        """Of one model, for `shares` shares of compute."""
-        return Recipe(
-            epochs=self.epochs * shares,
-            batch=self.batch,
-            lr=self.lr,
-            wd=self.wd,
-            warmup=self.warmup,
-            leftovers=self.leftovers,
-            min_segment=min_segment or self.min_segment,
-        )
 
-    def record(self) -> dict[str, Any]:
-        """Plain values, for the results."""
-        return asdict(self)
+@dataclass(frozen=True, kw_only=True)
+class Settings(study.Settings):
+    """Of the study."""
 
-    @property
-    def tag(self) -> str:
-        """A short name that changes with every field, with the model and with the features."""
-        features = [asdict(feature) for feature in FEATURES]
-        return sha256_json([self.record(), get_model_config(MODEL), features])[:10]
+    def arms(self) -> dict[str, Arm]:
+        """All arms by name but the oracle's."""
+        arms = super().arms() | {
+            SCRATCH: Arm(SCRATCH, self.further(self.mcl_lr, labels=True, start="scratch")),
+            LOCKED: Arm(LOCKED, self.further(self.mcl_lr, labels=True, locked=True)),
+        }
+        return arms
+
+    def oracle(self) -> dict[str, Arm]:
+        """Models whose negatives agree in all features but one, and all of them fused."""
+        # True labels are many and small; pooled ones would have negatives that differ in other features too.
+        recipe = replace(self.recipe(self.mcl_lr), min_segment=2)
+        models = {
+            name: replace(
+                self.base,
+                recipe=recipe,
+                start=self.base,
+                draw=ORACLE_DRAW + number,
+                negatives=Negatives(alike=name),
+            )
+            for number, name in enumerate(NAMES)
+        }
+        alone = {name: Arm(oracle_name(name), (model,)) for name, model in models.items()}
+        return {ORACLE: Arm(ORACLE, (self.base, *models.values()))} | {arm.name: arm for arm in alone.values()}
 
 
-QUICK: dict[str, Any] = {
-    "images": 1024,
-    "pairs": 20,
-    "test_images": 120,
-    "epochs": 1,
-    "batch": 128,
-    "clusters": 3,
-    "warmup": 2,
+def oracle_name(feature: str) -> str:
+    """Of the arm that has learned one feature."""
+    return f"oracle, {feature} alone"
+
+
+# Every arm's own rate, tried on the choosing seeds; all tries stay, with their results.
+RATES = (5e-4, 1e-3, 2e-3)
+RATE_OF = {
+    LONG: "long_lr",
+    ENSEMBLE: "ensemble_lr",
+    SNAPSHOTS: "snapshot_lr",
+    SHUFFLED: "shuffled_lr",
+    MCL: "mcl_lr",
+    HARD: "hard_lr",
 }
-ABLATIONS: dict[str, dict[str, Any]] = {
-    "as the study": {},
-    "K = 4": {"clusters": 4},
-    "K = 8": {"clusters": 8},
-    "K = 32": {"clusters": 32},
-    "three further stages": {"stages": 3},
-    "labels of the last stage alone": {"last_labels_only": True},
-    # With K = 16 no pseudo-label of the second further stage fills a global batch.
-    "K = 4, leftovers dropped": {"clusters": 4, "leftovers": "drop"},
-    "batch 128": {"batch": 128},
-    "batch 512": {"batch": 512},
-    "every feature always in the caption": {"mention": 1.0, "mention_hard": 1.0},
-    "texture in 90 % of the captions": {"mention_hard": 0.9},
-    "texture in 40 % of the captions": {"mention_hard": 0.4},
-    "embedding width 16": {"embed_dim": 16},
-    "embedding width 128": {"embed_dim": 128},
-}
+CHOSEN = Settings()
+
+
+def tries() -> dict[str, dict[float, Arm]]:
+    """{arm: {rate: the arm at that rate, all else as chosen before}}."""
+    plain = Settings()
+    return {
+        arm: {rate: replace(plain, **{field: rate}).arms()[arm] for rate in RATES} for arm, field in RATE_OF.items()
+    }
+
+
+QUICK_WORLD: dict[str, Any] = {"images": 1024, "pairs": 20, "test_images": 120}
+QUICK: dict[str, Any] = {"epochs": 1, "batch": 128, "clusters": 3, "warmup": 2}

@@ -1,73 +1,71 @@
-"""From scores of several seeds to means, intervals and paired differences."""
+"""What the page and the plots ask of the results: values over the study's seeds, and differences paired by seed."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.study.intervals import Interval, interval
+from benchmarks.study.models import Arm
+from benchmarks.study.results import Results
+from benchmarks.study.settings import BASE, CONTROLS, MCL
+from benchmarks.study.units import CONCAT, UNLOCKED_GROUPS
+from benchmarks.suppression.generated import new_model
 from benchmarks.suppression.measures import MEASURES
+from benchmarks.suppression.settings import CHOSEN, RELATIVES, SEEDS, World
 from demo.features import NAMES
+from mcl_clip.models.tiny_conv import IMAGE_SIZE
 
-CONTROLS = ("one long run", "ensemble", "snapshots, from the previous", "snapshots, from the base")
-METHODS = ("MCL from the base", "MCL from the previous stage", "MCL from scratch")
-
-
-def values_of(seeds: Sequence[dict[str, Any]], arm: str, measure: str, feature: str, fusion: str) -> list[float]:
-    """One fraction a seed."""
-    return [each["scores"][fusion][arm][measure][feature] for each in seeds]
+PLACE = "generated"
 
 
-def arms_of(seeds: Sequence[dict[str, Any]], fusion: str = "concat") -> list[str]:
-    """Arms in the order of the study."""
-    return list(seeds[0]["scores"][fusion])
-
-
-def suppressed(seeds: Sequence[dict[str, Any]]) -> str:
-    """The feature on which stage 0 has the lowest pair accuracy over all seeds."""
-    return min(NAMES, key=lambda name: np.mean(values_of(seeds, "stage 0", "pairs", name, "concat")))
+def values_of(results: Results, arm: Arm, measure: str, fusion: str = CONCAT) -> list[float]:
+    """One fraction a seed of the study; a single model is its own fusion."""
+    found = results.scores(arm, PLACE, measure, fusion if len(arm.models) > 1 else CONCAT)
+    return [value for seed, value in found.items() if seed in SEEDS]
 
 
 def differences(
-    seeds: Sequence[dict[str, Any]], fusion: str, measure: str, feature: str
-) -> dict[str, dict[str, Interval]]:
-    """{method: {control: paired difference over seeds}}."""
-    return {
-        method: {
-            control: interval(
-                np.subtract(
-                    values_of(seeds, method, measure, feature, fusion),
-                    values_of(seeds, control, measure, feature, fusion),
-                ).tolist()
-            )
-            for control in CONTROLS
-        }
-        for method in METHODS
-    }
+    results: Results, arm: Arm, other: Arm, measure: str, fusion: str = CONCAT, less: str = ""
+) -> list[float]:
+    """As of `Results.differences`, on the seeds of the study."""
+    found = results.differences(arm, other, PLACE, measure, fusion, less)
+    return [value for seed, value in found.items() if seed in SEEDS]
 
 
-def learnable(seeds: Sequence[dict[str, Any]]) -> dict[str, Interval]:
-    """Pair accuracy on each feature of the model whose negatives agree in all others."""
-    return {name: interval(values_of(seeds, f"oracle, {name} alone", "pairs", name, "concat")) for name in NAMES}
+def suppressed(results: Results) -> str:
+    """The feature on which stage 0 has the lowest pair accuracy over all seeds."""
+    return min(NAMES, key=lambda name: np.mean(values_of(results, CHOSEN.arms()[BASE], f"pairs {name}")))
 
 
-def costs(seeds: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Mean seconds of one core: a share of training, embedding and clustering the training set once, all of a seed."""
-    facts = [model for each in seeds for name, model in each["models"].items() if name != "long"]
-    trained = [model for each in seeds for model in each["models"].values()]
-    return {
-        "training_seconds_a_share": float(np.mean([each["training_seconds"] for each in facts])),
-        "clustering_seconds": float(np.mean([each["clustering_seconds"] for each in facts])),
-        "seconds_a_seed": sum(each["training_seconds"] + each["clustering_seconds"] for each in trained) / len(seeds),
-    }
+def finished(results: Results) -> bool:
+    """Whether two seeds or more have all arms, so that there are intervals."""
+    return min(len(values_of(results, arm, "pairs mean")) for arm in CHOSEN.arms().values()) > 1
 
 
-def headline(seeds: Sequence[dict[str, Any]], fusion: str = "concat") -> dict[str, Any]:
+def towers(arm: Arm) -> float:
+    """Image towers that an image costs: operations of all models, shared first blocks once, by those of one."""
+    visual = new_model(World().embed_dim, 0, 0).visual
+    image = torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE)
+    shared = _operations(visual.trunk.blocks[:-UNLOCKED_GROUPS], image) / _operations(visual, image)
+    return 1 + sum(1 - shared * each.locked for each in arm.models[1:])
+
+
+def _operations(module: torch.nn.Module, image: Tensor) -> int:
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        module(image)
+    return counter.get_total_flops()
+
+
+def headline(results: Results) -> dict[str, Any]:
     """The study in one flat object."""
-    hidden = suppressed(seeds)
-    found: dict[str, Any] = {"seeds": len(seeds), "fusion": fusion, "suppressed": hidden, **costs(seeds)}
-    for arm in ("stage 0", *CONTROLS, *METHODS):
+    hidden = suppressed(results)
+    found: dict[str, Any] = {"seeds": len(SEEDS), "suppressed": hidden}
+    arms = CHOSEN.arms()
+    for name in (BASE, *CONTROLS, MCL, *RELATIVES):
         for measure in MEASURES:
             for feature in ("mean", hidden):
-                found[f"{arm} | {measure} | {feature}"] = interval(values_of(seeds, arm, measure, feature, fusion)).mean
+                values = values_of(results, arms[name], f"{measure} {feature}")
+                found[f"{name} | {measure} | {feature}"] = round(float(np.mean(values)), 4)
     return found

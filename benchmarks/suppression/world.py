@@ -7,9 +7,11 @@ import open_clip
 import torch
 from torch import Tensor
 
-from benchmarks.suppression.settings import MODEL, Settings
+from benchmarks.study.groups import FIT, is_apart
+from benchmarks.suppression import settings
+from benchmarks.suppression.settings import MODEL
 from demo.captions import write_captions
-from demo.features import COUNTS, FEATURES
+from demo.features import COUNTS, FEATURES, NAMES
 from demo.render import render
 from mcl_clip import seeds
 from mcl_clip.openclip.transforms import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
@@ -35,28 +37,46 @@ class PairSet:
 
 @dataclass(frozen=True)
 class World:
-    """Captions are int64 [N, context]; `prompts[f]` [values of f, context] names each value alone."""
+    """Token ids are int64 [N, context]; `prompts[f]` [values of f, context] names each value alone.
+
+    fit: samples whose captions were set apart from training, as whole groups.
+    """
 
     train: Samples
-    captions: Tensor
+    tokens: Tensor
+    captions: list[str]
+    fit: Samples
+    fit_tokens: Tensor
+    fit_captions: list[str]
     probe: Samples
     test: Samples
     pairs: list[PairSet]
     prompts: list[Tensor]
 
 
-def make_world(settings: Settings, seed: int) -> World:
+def make_world(shape: settings.World, seed: int) -> World:
     """Training data and evaluation data of one seed; these two and all parts are drawn independently."""
     tokenizer = open_clip.get_tokenizer(MODEL)
     rng = seeds.generator(seed, TRAIN)
-    values = draw(settings.images, rng)
-    captions = tokenizer(write_captions(values, settings.mentions(), rng))
+    values = draw(shape.images, rng)
+    captions = write_captions(values, shape.mentions(), rng)
+    images = normalized(render(values, rng))
+    apart = np.array([is_apart(caption, shape.fit_share, seed, FIT) for caption in captions])
+    parts = []
+    for chosen in (~apart, apart):
+        said = [caption for caption, here in zip(captions, chosen.tolist(), strict=True) if here]
+        parts.append((Samples(images[torch.from_numpy(chosen)], values[chosen]), tokenizer(said), said))
+    (train, tokens, said), (fit, fit_tokens, fit_said) = parts
     return World(
-        train=Samples(normalized(render(values, rng)), values),
-        captions=captions,
-        probe=samples(settings.test_images, seed, PROBE),
-        test=samples(settings.test_images, seed, TEST),
-        pairs=[pair_set(settings.pairs, number, seed) for number in range(len(FEATURES))],
+        train=train,
+        tokens=tokens,
+        captions=said,
+        fit=fit,
+        fit_tokens=fit_tokens,
+        fit_captions=fit_said,
+        probe=samples(shape.test_images, seed, PROBE),
+        test=samples(shape.test_images, seed, TEST),
+        pairs=[pair_set(shape.pairs, number, seed) for number in range(len(FEATURES))],
         prompts=[tokenizer([f"a photo of {phrase}" for phrase in feature.phrases]) for feature in FEATURES],
     )
 
@@ -81,6 +101,12 @@ def pair_set(count: int, number: int, seed: int) -> PairSet:
 def draw(count: int, rng: np.random.Generator) -> np.ndarray:
     """Value indices int64 [count, F], every feature independent and uniform."""
     return np.stack([rng.integers(0, values, count) for values in COUNTS], 1)
+
+
+def labels_alike(values: np.ndarray, but: str) -> list[str]:
+    """Labels under which samples agree in all features but one."""
+    kept = [index for index, name in enumerate(NAMES) if name != but]
+    return ["-".join(map(str, row)) for row in values[:, kept].tolist()]
 
 
 def normalized(images: np.ndarray) -> Tensor:
