@@ -10,6 +10,7 @@ from pathlib import Path
 from benchmarks.study.models import Arm
 from benchmarks.study.results import read_results
 from benchmarks.study.schedule import run_all
+from benchmarks.study.settings import BASE, CONTROLS, MCL
 from benchmarks.study.units import units_of
 from benchmarks.suppression.ablations import ablations
 from benchmarks.suppression.generated import Generated
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _wanted(args: argparse.Namespace) -> Iterator[tuple[Generated, list[Arm]]]:
-    """Which arms to score where: seed by seed, so that every seed is whole before the next one starts."""
+    """Which arms to score where: seed by seed, the arms of the primary comparisons before all others."""
     if args.command == "quick":
         settings = replace(Settings(), **QUICK)
         arms = [*settings.arms().values(), *settings.oracle().values()]
@@ -57,9 +58,12 @@ def _wanted(args: argparse.Namespace) -> Iterator[tuple[Generated, list[Arm]]]:
         for seed in CHOOSING_SEEDS:
             yield _place(args, seed), [arm for by_rate in tries().values() for arm in by_rate.values()]
     if args.command in ("confirm", "all"):
+        arms, oracle = CHOSEN.arms(), CHOSEN.oracle()
+        primary = [arms.pop(name) for name in (BASE, MCL, *CONTROLS)]
         for seed in SEEDS:
-            oracle = CHOSEN.oracle().values() if seed in ORACLE_SEEDS else ()
-            yield _place(args, seed), [*CHOSEN.arms().values(), *oracle]
+            yield _place(args, seed), primary
+        for seed in SEEDS:
+            yield _place(args, seed), [*arms.values(), *(oracle.values() if seed in ORACLE_SEEDS else ())]
     if args.command == "ablate":
         for shape, arms in ablations().values():
             yield _place(args, SEEDS[0], shape), arms

@@ -13,7 +13,7 @@ from benchmarks.study.units import BEST_ALONE, CONCAT, FITTED, FUSIONS, LAST_ALO
 from benchmarks.suppression.measures import MEASURES
 from benchmarks.suppression.plots import TITLES
 from benchmarks.suppression.settings import CHOSEN, LOCKED, ORACLE, ORACLE_SEEDS, SCRATCH, SEEDS, oracle_name
-from benchmarks.suppression.summary import PLACE, differences, towers, values_of
+from benchmarks.suppression.summary import PLACE, arms_of, differences, towers, values_of
 from demo.features import NAMES
 
 
@@ -49,7 +49,7 @@ def fusions(results: Results, hidden: str) -> str:
 def every_arm(results: Results, hidden: str) -> str:
     """All arms under two fusions."""
     measures = _measures(hidden)
-    arms = [*CHOSEN.arms().values(), CHOSEN.oracle()[ORACLE]]
+    arms = [*arms_of(results).values(), CHOSEN.oracle()[ORACLE]]
     text = f"## Every arm\n\nPercent. The oracle ran on seeds {' and '.join(map(str, ORACLE_SEEDS))} only.\n"
     for fusion in (CONCAT, FITTED):
         rows = [
@@ -67,12 +67,12 @@ def every_arm(results: Results, hidden: str) -> str:
 
 def secondary(results: Results, hidden: str) -> str:
     """Ways of MCL minus controls."""
-    arms = CHOSEN.arms()
+    arms = arms_of(results)
     text = (
         "## Secondary comparisons\n\nPoints, paired by seed, fused by concatenation; each interval is its own and not "
         "simultaneous with any other.\n"
     )
-    for method in (MCL, FROM_BASE, SCRATCH):
+    for method in (name for name in (MCL, FROM_BASE, SCRATCH) if name in arms):
         rows = [
             [
                 control,
@@ -82,6 +82,7 @@ def secondary(results: Results, hidden: str) -> str:
                 ),
             ]
             for control in (*CONTROLS, HARD)
+            if control in arms
         ]
         header = [f"{method} minus", *(_title(measure) for measure in _measures(hidden))]
         text += "\n" + table(header, rows)
@@ -90,7 +91,7 @@ def secondary(results: Results, hidden: str) -> str:
 
 def features(results: Results) -> str:
     """Pair accuracy by feature, and whether each is within reach."""
-    arms = CHOSEN.arms()
+    arms = arms_of(results)
     rows = [
         [name, *(percent(interval(values_of(results, arm, f"pairs {feature}"))) for feature in NAMES)]
         for name, arm in arms.items()
@@ -112,13 +113,14 @@ def cost(results: Results) -> str:
     """Seconds of one core."""
     arms = CHOSEN.arms()
     facts = [fact for run in _runs_of(results, arms[MCL]) for fact in run.record["facts"]]
+    further = [fact for run in _runs_of(results, arms[MCL]) for fact in run.record["facts"][1:]]
     train, embed = (float(np.mean([fact[f"{name}_seconds"] for fact in facts])) for name in ("training", "embedding"))
-    cluster = float(np.mean([fact["clustering_seconds"] for fact in facts if fact["clustering_seconds"] > 0.05] or [0]))
+    cluster = float(np.mean([fact["clustering_seconds"] for fact in further]))
     locked = [fact["training_seconds"] for run in _runs_of(results, arms[LOCKED]) for fact in run.record["facts"][1:]]
+    spared = f" ({np.mean(locked):.0f} s with text and half of the image tower locked)" if locked else ""
     return (
-        f"## Cost\n\nA share of training took {train:.0f} s of one core ({np.mean(locked):.0f} s with text and half of "
-        f"the image tower locked), embedding the training set {embed:.1f} s and the k-means of all stages before "
-        f"{cluster:.1f} s; the last two are not counted as compute.\n"
+        f"## Cost\n\nA share of training took {train:.0f} s of one core{spared}, embedding the training set "
+        f"{embed:.1f} s and the k-means of all stages before {cluster:.1f} s; the last two are not counted as compute.\n"
     )
 
 

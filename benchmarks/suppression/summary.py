@@ -13,7 +13,7 @@ from benchmarks.study.settings import BASE, CONTROLS, MCL
 from benchmarks.study.units import CONCAT, UNLOCKED_GROUPS
 from benchmarks.suppression.generated import new_model
 from benchmarks.suppression.measures import MEASURES
-from benchmarks.suppression.settings import CHOSEN, RELATIVES, SEEDS, World
+from benchmarks.suppression.settings import CHOSEN, SEEDS, World
 from demo.features import NAMES
 from mcl_clip.models.tiny_conv import IMAGE_SIZE
 
@@ -40,8 +40,14 @@ def suppressed(results: Results) -> str:
 
 
 def finished(results: Results) -> bool:
-    """Whether two seeds or more have all arms, so that there are intervals."""
-    return min(len(values_of(results, arm, "pairs mean")) for arm in CHOSEN.arms().values()) > 1
+    """Whether two seeds or more have all arms of the primary comparisons, so that there are intervals."""
+    arms = CHOSEN.arms()
+    return min(len(values_of(results, arms[name], "pairs mean")) for name in (BASE, *CONTROLS, MCL)) > 1
+
+
+def arms_of(results: Results) -> dict[str, Arm]:
+    """Arms that have run on seeds of the study."""
+    return {name: arm for name, arm in CHOSEN.arms().items() if values_of(results, arm, "pairs mean")}
 
 
 def towers(arm: Arm) -> float:
@@ -62,10 +68,9 @@ def headline(results: Results) -> dict[str, Any]:
     """The study in one flat object."""
     hidden = suppressed(results)
     found: dict[str, Any] = {"seeds": len(SEEDS), "suppressed": hidden}
-    arms = CHOSEN.arms()
-    for name in (BASE, *CONTROLS, MCL, *RELATIVES):
+    for name, arm in arms_of(results).items():
         for measure in MEASURES:
             for feature in ("mean", hidden):
-                values = values_of(results, arms[name], f"{measure} {feature}")
+                values = values_of(results, arm, f"{measure} {feature}")
                 found[f"{name} | {measure} | {feature}"] = round(float(np.mean(values)), 4)
     return found
