@@ -58,12 +58,12 @@ def _wanted(args: argparse.Namespace) -> Iterator[tuple[Generated, list[Arm]]]:
         for seed in CHOOSING_SEEDS:
             yield _place(args, seed), [arm for by_rate in tries().values() for arm in by_rate.values()]
     if args.command in ("confirm", "all"):
-        arms, oracle = CHOSEN.arms(), CHOSEN.oracle()
-        primary = [arms.pop(name) for name in (BASE, MCL, *CONTROLS)]
+        others, oracle = CHOSEN.arms(), CHOSEN.oracle()
+        primary = [others.pop(name) for name in (BASE, MCL, *CONTROLS)]
         for seed in SEEDS:
             yield _place(args, seed), primary
         for seed in SEEDS:
-            yield _place(args, seed), [*arms.values(), *(oracle.values() if seed in ORACLE_SEEDS else ())]
+            yield _place(args, seed), [*others.values(), *(oracle.values() if seed in ORACLE_SEEDS else ())]
     if args.command == "ablate":
         for shape, arms in ablations().values():
             yield _place(args, SEEDS[0], shape), arms

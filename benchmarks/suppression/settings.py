@@ -88,11 +88,13 @@ CHOSEN = Settings()
 
 
 def tries() -> dict[str, dict[float, Arm]]:
-    """{arm: {rate: the arm at that rate, all else as chosen before}}."""
-    plain = Settings()
-    return {
-        arm: {rate: replace(plain, **{field: rate}).arms()[arm] for rate in RATES} for arm, field in RATE_OF.items()
-    }
+    """{arm: {rate: the arm at that rate, all else as it was before}}."""
+    found: dict[str, dict[float, Arm]] = {}
+    for name, field in RATE_OF.items():
+        changed: list[dict[str, Any]] = [{field: rate} for rate in RATES]
+        arms = (replace(Settings(), **each).arms()[name] for each in changed)
+        found[name] = dict(zip(RATES, arms, strict=True))
+    return found
 
 
 QUICK_WORLD: dict[str, Any] = {"images": 1024, "pairs": 20, "test_images": 120}
