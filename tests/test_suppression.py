@@ -16,6 +16,7 @@ from benchmarks.study.settings import BASE, CONTROLS, ENSEMBLE, FROM_BASE, MCL
 from benchmarks.study.training import batches
 from benchmarks.study.units import CONCAT, FUSIONS, units_of
 from benchmarks.suppression import settings
+from benchmarks.suppression.__main__ import main
 from benchmarks.suppression.ablations import ablations
 from benchmarks.suppression.generated import Generated
 from benchmarks.suppression.measures import MEASURES, score
@@ -230,3 +231,12 @@ def test_captions_set_apart_to_fit_are_on_one_side_only(world):
     assert not set(world.captions) & set(world.fit_captions)
     assert len(world.captions) + len(world.fit_captions) == WORLD.images
     assert len(world.fit.images) == len(world.fit_tokens) == len(world.fit_captions) > 10
+
+
+def test_the_report_is_written_from_what_there_is(tmp_path, capsys):
+    assert main(["report", "--report", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.strip() == f"report: {tmp_path / 'README.md'}"
+    assert "Choosing the rates" in (tmp_path / "README.md").read_text()
+    with pytest.raises(SystemExit) as left:
+        main(["all", "--processes", "0", "--report", str(tmp_path)])
+    assert left.value.code == 2 and "--processes" in capsys.readouterr().err

@@ -119,7 +119,7 @@ def cost(results: Results) -> str:
     locked = [fact["training_seconds"] for run in _runs_of(results, arms[LOCKED]) for fact in run.record["facts"][1:]]
     spared = f" ({np.mean(locked):.0f} s with text and half of the image tower locked)" if locked else ""
     return (
-        f"## Cost\n\nA share of training took {train:.0f} s of one core{spared}, embedding the training set {embed:.1f} "
+        f"## Cost\n\nA share took {train:.0f} s of one core{spared}, embedding the training set {embed:.1f} "
         f"s and the k-means of all stages before {cluster:.1f} s; these two are not counted as compute.\n"
     )
 
