@@ -63,7 +63,7 @@ class ViewsTransform:
         top, left, height, width = crop_box(
             image.shape[1], image.shape[2], how.scale, (3 / 4, 4 / 3), uniforms[:WORDS].tolist()
         )
-        view = resize(image[:, top : top + height, left : left + width], self.size, "bilinear").numpy()
+        view = resize(image[:, top : top + height, left : left + width], self.size, "bilinear").contiguous().numpy()
         if next(numbers) < how.flip:
             view = view[:, :, ::-1]
         is_jittered, order = next(numbers) < how.jitter, colour.ORDERS[int(next(numbers) * len(colour.ORDERS))]
