@@ -57,18 +57,21 @@ def _measure(options: argparse.Namespace, folder: Path) -> dict:
         path.write_bytes(jpeg((500, 375), 0, number % 64))
     data = open_set(str(folder / "set"), templates="simple")
     rates: dict[str, list[float]] = {name: [] for name in by}
+    busy: dict[str, list[float]] = {name: [] for name in by}
     for turn in tqdm(range(options.rounds + 1), "zero-shot", leave=False, disable=None):
         for name, model in by.items():
-            begun = time.perf_counter()
+            begun, used = time.perf_counter(), time.process_time()
             evaluate(model, data, batch_size=options.batch_size, cache=folder)
             if turn:
                 rates[name].append(options.images / (time.perf_counter() - begun))
+                busy[name].append(1e3 * (time.process_time() - used) / options.images)
     ratios = [ours / theirs for ours, theirs in zip(rates["ours"], rates["open_clip"], strict=True)]
     return {
         "images_per_s": round(statistics.median(rates["ours"]), 1),
         "open_clip_images_per_s": round(statistics.median(rates["open_clip"]), 1),
         "ratio": round(statistics.median(ratios), 3),
         "ratio_by_round": [round(ratio, 3) for ratio in ratios],
+        **{f"{name}_processor_ms": round(statistics.median(each), 2) for name, each in busy.items()},
         **{name: value for name, value in vars(options).items() if name != "json"},
         "torch": torch.__version__,
     }
