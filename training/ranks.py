@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from mcl_clip.errors import UserError
 from mcl_clip.world import World
+from training.heartbeat import Heartbeat, start_heartbeat
 
 T = TypeVar("T")
 POLL_SECONDS = 0.2
@@ -41,6 +42,7 @@ class Ranks(World):
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     store: Any = None
     control: Any = None  # gloo group, for the one number that ranks agree on in every step
+    heartbeat: Heartbeat | None = None
     _turn: int = field(default=0, repr=False)
 
     def barrier(self) -> None:
@@ -201,6 +203,7 @@ def join(device: str, backend: str | None, url: str | None, no_set_device_rank: 
     if info["distributed"]:
         ranks.store = dist.PrefixStore("mcl_clip", dist.distributed_c10d._get_default_store())
         ranks.control = dist.new_group(backend="gloo", timeout=timedelta(hours=1))
+        ranks.heartbeat = start_heartbeat(ranks.rank, ranks.world_size)
     return ranks
 
 
@@ -208,6 +211,9 @@ def leave(ranks: Ranks) -> None:
     """End the process group that `join` began; the first rank, whose store the others read, goes last."""
     if ranks.world_size == 1 or not dist.is_initialized():
         return
+    if ranks.heartbeat:
+        ranks.barrier()
+        ranks.heartbeat.stop()
     if ranks.store.add("left", 1) == ranks.world_size:
         ranks.store.set("all-left", b"1")
     if ranks.is_first:

@@ -1,7 +1,6 @@
 """Sums over runs of label files, each a piece of work of its own; the data fixes the runs, and so all bytes."""
 
 import hashlib
-import io
 import json
 import math
 from collections.abc import Sequence
@@ -62,7 +61,7 @@ class Labels:
 def read_run(paths: Sequence[Path], shards: Sequence[str]) -> Labels:
     """The label files of a run; `UserError` as of `read_labels`."""
     tables = [_columns(path, shard, ["key", "cluster", "distance"]) for path, shard in zip(paths, shards, strict=True)]
-    table = pa.concat_tables(tables)
+    table = pa.concat_tables(tables).combine_chunks()
     digest = hashlib.sha256(json.dumps([[*shards], [len(each) for each in tables]]).encode())
     filled = _filled(table)
     digest.update(content_sha256(pa.table({"key": table["key"], **filled}), ["key", *filled]).encode())
@@ -150,11 +149,11 @@ def _words(labels: Labels, seed: int) -> np.ndarray:
 def _columns(path: Path, shard: str, names: list[str]) -> pa.Table:
     """Some columns of one label file, all of whose rows are of `shard`, which its statistics tell."""
     try:
-        file = pq.ParquetFile(io.BytesIO(path.read_bytes()))
+        file = pq.ParquetFile(pa.BufferReader(path.read_bytes()))
         for group in range(file.num_row_groups):
             told = file.metadata.row_group(group).column(0).statistics
-            if told is not None and told.has_min_max and {told.min, told.max} != {shard}:
-                raise pa.ArrowInvalid(f"it holds those of {told.min!r}")
+            if told is not None and told.has_min_max and (first := told.min) != shard:
+                raise pa.ArrowInvalid(f"it holds those of {first!r}")
         return file.read(names, use_threads=False)
     except (OSError, pa.ArrowException) as error:
         raise unreadable(shard, error) from None
