@@ -141,7 +141,7 @@ def add_up(job: Job) -> None:
     names, own = job.manifest.shard_names, list(enumerate(runs(job.manifest.num_shards)))
     mine = part_of(own, job.world.rank, job.world.world_size)
     ks = [*(clusters.k for clusters in job.previous), _k(job)]
-    bar = tqdm(mine, "sum up", unit="run", disable=not job.progress or not job.world.is_first)
+    bar = tqdm(mine, "sum up", unit="run", disable=not (job.progress and job.world.is_first and mine))
     for run, shards in bar:
         if job.sums_path(run).exists():
             continue
