@@ -25,8 +25,8 @@ class Heartbeat:
     def __init__(self, host: str, port: int, rank: int, world_size: int, seconds: float):
         self.rank, self.seconds = rank, seconds
         self._others = [f"beat-{other}" for other in range(world_size) if other != rank] if rank == 0 else []
-        self._counts: list[bytes] = []
-        self._heard: dict[str, float] = {"": time.monotonic()}  # by key; the store itself under ""
+        self._counts: dict[str, bytes] = {}
+        self._heard = dict.fromkeys(["", *self._others], time.monotonic())  # by key; the store itself under ""
         self._ended = threading.Event()
         store = dist.TCPStore(host, port, is_master=False, timeout=timedelta(seconds=10 * seconds))
         for work in (lambda: self._beat(dist.PrefixStore("mcl_clip-heartbeat", store)), self._watch):
@@ -38,18 +38,21 @@ class Heartbeat:
 
     def _beat(self, store: Any) -> None:
         with contextlib.suppress(RuntimeError):  # the store has ended, which the ranks hear of otherwise
-            while not self._ended.wait(self.seconds / 20):
+            while True:
                 store.add(f"beat-{self.rank}", 1)  # which, unlike `set`, waits for an answer
-                if self._others and store.check(self._others):
-                    self._compare(store.multi_get(self._others))
+                if self._others:
+                    self._compare(store)
                 self._heard[""] = time.monotonic()
+                if self._ended.wait(self.seconds / 20):
+                    return
 
-    def _compare(self, counts: list[bytes]) -> None:
-        before = self._counts or [b""] * len(counts)
-        for key, old, new in zip(self._others, before, counts, strict=True):
-            if old != new:
-                self._heard[key] = time.monotonic()
-        self._counts = counts
+    def _compare(self, store: Any) -> None:
+        keys = self._others
+        if not store.check(keys):  # some have not begun
+            keys = [key for key in keys if store.check([key])]
+        for key, count in zip(keys, store.multi_get(keys) if keys else (), strict=True):
+            if self._counts.get(key) != count:
+                self._counts[key], self._heard[key] = count, time.monotonic()
 
     def _watch(self) -> None:
         tick, last = self.seconds / 20, time.monotonic()
