@@ -84,7 +84,7 @@ RATE_OF = {
     MCL: "mcl_lr",
     HARD: "hard_lr",
 }
-CHOSEN = Settings()
+CHOSEN = Settings(long_lr=2e-3, ensemble_lr=2e-3, snapshot_lr=2e-3, shuffled_lr=2e-3, mcl_lr=2e-3, hard_lr=5e-4)
 
 
 def tries() -> dict[str, dict[float, Arm]]:
