@@ -14,8 +14,8 @@ from benchmarks.suppression.generated import Generated
 from benchmarks.suppression.measures import MEASURES
 from benchmarks.suppression.plots import TITLES, draw_arms
 from benchmarks.suppression.sections import cost, every_arm, features, fusions, secondary
-from benchmarks.suppression.settings import CHOOSING_SEEDS, CHOSEN, RATE_OF, SEEDS, World, tries
-from benchmarks.suppression.summary import PLACE, differences, finished, headline, suppressed
+from benchmarks.suppression.settings import CHOOSING_SEEDS, CHOSEN, RATE_OF, RATES, SEEDS, World, tries
+from benchmarks.suppression.summary import PLACE, differences, finished, headline, suppressed, values_of
 from demo.features import NAMES
 from mcl_clip.artifacts import atomic_path, write_json
 
@@ -46,10 +46,10 @@ intervals are simultaneous under Holm's procedure over these four comparisons. A
 Stage 0 suppressed **{hidden}** most. The comparisons are not independent findings: {hidden} alone makes {share:.0%}
 of the gain of the mean over snapshots.
 """
-RATES = """## Choosing the rates
+RATES_TEXT = """## Choosing the rates
 
-Every arm's own learning rate, of its further stages (of all of it for the long run and the ensemble), on seeds {seeds}:
-mean pair accuracy, percent; the chosen one in bold. The relatives of MCL take its rate.
+Every arm's own learning rate, of its further stages (of all of it for the long run and the ensemble): mean pair accuracy
+on seeds {seeds}, percent; the chosen one in bold. The relatives of MCL take its rate. At the edge of what was tried: {edge}.
 
 {rows}"""
 ABLATIONS = """## Ablations
@@ -85,6 +85,8 @@ def write_page(directory: Path, results: Results) -> None:
         write_json(directory / "results.json", headline(results))
     else:
         parts.append("## What came out\n\nNot all runs are there yet; `make study` goes on.\n")
+        if len(values_of(results, CHOSEN.arms()[MCL], "pairs mean")) > 1:
+            parts.append(fusions(results, suppressed(results)))
     parts += [_rates(results), _ablations(results), _runs(results)]
     with atomic_path(directory / "README.md") as temporary:
         temporary.write_text("\n".join(part for part in parts if part).rstrip() + "\n", encoding="utf-8")
@@ -130,15 +132,12 @@ def _rates(results: Results) -> str:
         for rate, arm in by_rate.items():
             found = results.scores(arm, PLACE, "pairs mean")
             values = [found[seed] for seed in CHOOSING_SEEDS if seed in found]
-            shown = (
-                f"{100 * np.mean(values):.1f} ({', '.join(f'{100 * value:.1f}' for value in values)})"
-                if values
-                else "-"
-            )
+            shown = ", ".join(f"{100 * value:.1f}" for value in values) or "-"
             cells.append(f"**{shown}**" if rate == chosen[name] else shown)
         rows.append([name, *cells])
     header = ["arm", *(f"{rate:g}" for rate in next(iter(tries().values())))]
-    return RATES.format(seeds=" and ".join(map(str, CHOOSING_SEEDS)), rows=table(header, rows))
+    edge = [name for name, rate in chosen.items() if rate in (min(RATES), max(RATES))]
+    return RATES_TEXT.format(seeds=", ".join(map(str, CHOOSING_SEEDS)), edge=", ".join(edge), rows=table(header, rows))
 
 
 def _ablations(results: Results) -> str:
