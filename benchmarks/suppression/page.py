@@ -48,8 +48,9 @@ of the gain of the mean over snapshots.
 """
 RATES_TEXT = """## Choosing the rates
 
-Every arm's own learning rate, of its further stages (of all of it for the long run and the ensemble): mean pair accuracy
-on seeds {seeds}, percent; the chosen one in bold. The relatives of MCL take its rate. At the edge of what was tried: {edge}.
+Every arm's own learning rate, of its further stages (of all of it for the long run and the ensemble): mean pair
+accuracy, percent, the chosen one in bold; seeds: {seeds}. The relatives of MCL take its rate. At the edge of what was
+tried: {edge}.
 
 {rows}"""
 ABLATIONS = """## Ablations

@@ -65,7 +65,8 @@ def read_run(paths: Sequence[Path], shards: Sequence[str]) -> Labels:
     digest = hashlib.sha256(json.dumps([[*shards], [len(each) for each in tables]]).encode())
     filled = _filled(table)
     digest.update(content_sha256(pa.table({"key": table["key"], **filled}), ["key", *filled]).encode())
-    return Labels([*shards], [len(each) for each in tables], table["key"], *filled.values(), digest.hexdigest())
+    rows = [len(each) for each in tables]
+    return Labels([*shards], rows, table["key"], filled["cluster"], filled["distance"], digest.hexdigest())
 
 
 def read_clusters(clusters: Clusters, shards: Sequence[str]) -> np.ndarray:

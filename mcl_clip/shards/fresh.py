@@ -67,7 +67,7 @@ def check_fresh(
 def _check_states(manifest: Manifest, paths: list[str], again: str) -> None:
     """One call to the file system a local tar; of a remote one the size is checked when it is fetched."""
     times = manifest.tar_table["mtime_ns"]
-    then = zip(manifest.tars.sizes.tolist(), times.fill_null(UNKNOWN).to_numpy().tolist(), strict=True)
+    then = zip(manifest.tars.sizes, times.fill_null(UNKNOWN).to_numpy().tolist(), strict=True)
     for path, (size, time) in zip(paths, then, strict=True):
         if is_remote(path):
             continue

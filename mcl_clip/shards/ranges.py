@@ -43,7 +43,7 @@ def fetch(urls: Sequence[str], starts: Sequence[int], stops: Sequence[int]) -> l
         _probe(_server(url), os.getpid(), url)
     for attempt in range(TRIES):
         left = [index for index, data in enumerate(found) if data is None]
-        answers = _ask(*([values[index] for index in left] for values in (urls, starts, stops)))
+        answers = _ask([urls[i] for i in left], [starts[i] for i in left], [stops[i] for i in left])
         worst: tuple[int, Exception] | None = None
         for index, answer in zip(left, answers, strict=True):
             if isinstance(answer, Exception):
