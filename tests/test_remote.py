@@ -178,9 +178,13 @@ def test_a_web_server_is_read_in_worker_processes(store, tmp_path, monkeypatch):
     try:
         spec = f"http://127.0.0.1:{server.server_port}/{{00000..00003}}.tar"
         distant = index_sources(expand_sources(spec), tmp_path / "web", workers=2)
-        assert distant.hash == index_sources(store[1], tmp_path / "local").hash
-        buckets = write_buckets(distant, HashLabels(), tmp_path / "b", index_only=True, workers=2, **SMALL)
-        assert contents(Manifest.load(buckets.directory)) == contents(buckets)
+        local = index_sources(store[1], tmp_path / "local")
+        assert distant.hash == local.hash
+        buckets = write_buckets(distant, HashLabels(), tmp_path / "b", workers=2, **SMALL)
+        assert contents(buckets) == contents(write_buckets(local, HashLabels(), tmp_path / "near", **SMALL))
+        rows = write_buckets(distant, HashLabels(), tmp_path / "rows", index_only=True, workers=2, **SMALL)
+        with pytest.raises(UserError, match="gives no ranges"):
+            contents(Manifest.load(rows.directory))
         with pytest.raises(UserError, match=r"6 of 10 .*00004\.tar cannot be read"):
             index_sources(expand_sources(spec.replace("00003", "00009")), tmp_path / "more")
     finally:
