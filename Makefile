@@ -71,10 +71,7 @@ bench-gpu: $(VENV)/.installed-dev
 study: $(VENV)/.installed-study
 	$(BIN)/python -m benchmarks.suppression all
 
-$(VENV)/.installed-bench-gpu: $(VENV)/.installed-dev
-	$(BIN)/python -m benchmarks.gpu
-
-study: $(VENV)/.installed
+$(VENV)/.installed-study: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[study]"
 	@touch $@
 
