@@ -11,7 +11,7 @@ from benchmarks.emoji.packages import ARTISTS, DRAWN
 from benchmarks.emoji.settings import CHOOSING_ARTIST, CHOSEN, CONFIRMING_ARTISTS, TRIES
 from benchmarks.study.intervals import Interval, holm, interval, within_blocks
 from benchmarks.study.models import Arm
-from benchmarks.study.results import Results, read_results
+from benchmarks.study.results import Results, every_run, read_results
 from benchmarks.study.settings import BASE, CONTROLS, LONG, MCL, Settings
 from benchmarks.study.tables import percent, points, table
 from benchmarks.study.units import FUSIONS
@@ -132,15 +132,6 @@ def _tries(results: Results) -> str:
 
 
 def _all_runs(results: Results) -> str:
-    rows = [
-        [
-            f"{run.record['arm']} ({run.record['key']})",
-            artist,
-            str(seed),
-            *(f"{100 * run.record['scores']['concat'][measure]:.1f}" for measure in ("pairs", *SECONDARY)),
-            f"{run.seconds:.0f}",
-        ]
-        for (artist, seed, _), run in sorted(results.runs.items())
-    ]
+    rows = every_run(results, ("pairs", *SECONDARY))
     text = "## Every run\n\nFused by concatenation, percent; what it was made of stands in `units/`.\n\n"
     return text + table(["arm", "artist", "seed", "pairs", *SECONDARY.values(), "training, s of one core"], rows)

@@ -51,9 +51,10 @@ class Place(ABC):
     def make_world(self) -> Any:
         """A `World`, with all that is scored."""
 
+    @property
     @abstractmethod
-    def new_model(self, draw: int) -> CLIP:
-        """Random weights of (seed, draw)."""
+    def tower(self) -> dict[str, Any]:
+        """The model's configuration, as open_clip's."""
 
     @abstractmethod
     def images(self, world: Any, model: Model) -> Images:
@@ -75,7 +76,13 @@ class Place(ABC):
 
     def labels_alike(self, world: Any, but: str) -> list[str]:
         """Labels under which training samples agree in all that is known of them but this."""
-        raise NotImplementedError(f"nothing is known of the samples of {self.name}, so not {but!r} either")
+        raise ValueError(f"nothing is known of the samples of {self.name}, so not {but!r} either")
+
+    def new_model(self, draw: int) -> CLIP:
+        """Random weights of (seed, draw)."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1000 * self.seed + draw)
+            return CLIP(**self.tower)
 
     @property
     def trained(self) -> Path:

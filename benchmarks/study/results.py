@@ -1,5 +1,6 @@
 """Scores as they stand on disk: one small file an arm, place and seed."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,20 @@ class Results:
         found = self.scores(arm, place, measure, _fusion(arm, fusion))
         others = self.scores(other, place, measure, _fusion(other, less or fusion))
         return {seed: found[seed] - others[seed] for seed in found if seed in others}
+
+
+def every_run(results: Results, measures: Sequence[str]) -> list[list[str]]:
+    """A row of a table for each: arm, place, seed, `measures` of the concatenated models in percent, seconds."""
+    return [
+        [
+            f"{run.record['arm']} ({run.record['key']})",
+            place,
+            str(seed),
+            *(f"{100 * run.record['scores']['concat'][measure]:.1f}" for measure in measures),
+            f"{run.seconds:.0f}",
+        ]
+        for (place, seed, _), run in sorted(results.runs.items())
+    ]
 
 
 def read_results(directory: Path) -> Results:

@@ -5,10 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.study.intervals import holm, within_blocks
-from benchmarks.study.results import Results
+from benchmarks.study.results import Results, every_run
 from benchmarks.study.settings import CONTROLS, FROM_BASE, MCL, SNAPSHOTS
 from benchmarks.study.tables import points, table
-from benchmarks.study.units import CONCAT
 from benchmarks.suppression.ablations import ablations
 from benchmarks.suppression.generated import Generated
 from benchmarks.suppression.measures import MEASURES
@@ -168,15 +167,5 @@ def _ablations(results: Results) -> str:
 
 
 def _runs(results: Results) -> str:
-    rows = [
-        [
-            f"{run.record['arm']} ({run.record['key']})",
-            place,
-            str(seed),
-            *(f"{100 * run.record['scores'][CONCAT][f'{measure} mean']:.1f}" for measure in MEASURES),
-            f"{run.seconds:.0f}",
-        ]
-        for (place, seed, _), run in sorted(results.runs.items())
-    ]
     header = ["arm", "world", "seed", *(TITLES[measure] for measure in MEASURES), "training, s of one core"]
-    return RUNS.format(rows=table(header, rows))
+    return RUNS.format(rows=table(header, every_run(results, [f"{measure} mean" for measure in MEASURES])))

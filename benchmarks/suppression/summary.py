@@ -1,5 +1,6 @@
 """What the page and the plots ask of the results: values over the study's seeds, and differences paired by seed."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,9 @@ from benchmarks.study.models import Arm
 from benchmarks.study.results import Results
 from benchmarks.study.settings import BASE, CONTROLS, MCL
 from benchmarks.study.units import CONCAT, UNLOCKED_GROUPS
-from benchmarks.suppression.generated import new_model
+from benchmarks.suppression.generated import Generated
 from benchmarks.suppression.measures import MEASURES
-from benchmarks.suppression.settings import CHOSEN, SEEDS, World
+from benchmarks.suppression.settings import CHOSEN, SEEDS
 from demo.features import NAMES
 from mcl_clip.models.tiny_conv import IMAGE_SIZE
 
@@ -52,7 +53,7 @@ def arms_of(results: Results) -> dict[str, Arm]:
 
 def towers(arm: Arm) -> float:
     """Image towers that an image costs: operations of all models, shared first blocks once, by those of one."""
-    visual = new_model(World().embed_dim, 0, 0).visual
+    visual = Generated(Path(), Path(), 0).new_model(0).visual
     image = torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE)
     shared = _operations(visual.trunk.blocks[:-UNLOCKED_GROUPS], image) / _operations(visual, image)
     return 1 + sum(1 - shared * each.locked for each in arm.models[1:])
