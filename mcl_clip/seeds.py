@@ -1,5 +1,7 @@
 """Random numbers as pure functions of integers: nothing reads or moves a global random state."""
 
+import hashlib
+
 import numpy as np
 
 
@@ -11,3 +13,8 @@ def generator(*entropy: int) -> np.random.Generator:
 def words(count: int, *entropy: int) -> np.ndarray:
     """`count` independent uint64 words derived from the given non-negative integers."""
     return np.random.SeedSequence(entropy).generate_state(count, np.uint64)
+
+
+def number_of(text: str) -> int:
+    """A 64-bit integer that depends on every byte of `text`, the same in every process."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")

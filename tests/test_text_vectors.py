@@ -12,7 +12,8 @@ import torch
 from mcl_clip import load
 from mcl_clip.artifacts import read_json
 from mcl_clip.errors import UserError
-from mcl_clip.loading.text_vectors import TextVectors, captions_of, file_of, hash_of, write_vectors
+from mcl_clip.loading.text_vectors import TextVectors, captions_of, file_of, write_vectors
+from mcl_clip.seeds import number_of
 from mcl_clip.shards.index import index_sources
 from tests.jobs import run_job
 from tests.tars import image_bytes, write_tar
@@ -90,7 +91,7 @@ def test_vectors_are_the_towers_for_every_caption_that_may_be_drawn(tmp_path, ba
     write_tar(tmp_path / "a.tar", members)
     source = index_sources([str(tmp_path / "a.tar")], tmp_path / "index", caption_key="c")
     captions = captions_of(source, 0)
-    assert sorted(captions) == ["a cat", "a dog", "the red circle"] and captions == sorted(captions, key=hash_of)
+    assert sorted(captions) == ["a cat", "a dog", "the red circle"] and captions == sorted(captions, key=number_of)
     model, _, tokenizer = load(base)
     with torch.no_grad():
         truth = {text: model.encode_text(tokenizer([text]), normalize=True)[0] for text in captions}

@@ -17,7 +17,7 @@ from benchmarks.emoji.drawings import SIDES, Drawing, draw_all
 from benchmarks.emoji.names import Character, Icons, match, read_characters, read_icons
 from benchmarks.emoji.packages import ARTISTS, DRAWN, NAMES, Package, fetch, read_members
 from benchmarks.emoji.shards import Sample, read_shards, write_shards
-from benchmarks.study.groups import UNSEEN, is_apart, number_of
+from benchmarks.study.groups import UNSEEN, is_apart
 from mcl_clip import seeds
 from mcl_clip.artifacts import atomic_directory, atomic_path, read_json, sha256_file, write_json
 from mcl_clip.errors import UserError
@@ -168,7 +168,7 @@ def _write_package(
         {"without a name": sum(not each.get("hidden") for each in icons.data["icons"].values()) - len(named)}
     )
     drawn = list(draw_all(icons, named, side, counts))
-    order = seeds.generator(seed, number_of(package.name)).permutation(len(drawn))
+    order = seeds.generator(seed, seeds.number_of(package.name)).permutation(len(drawn))
     samples = [_sample(drawn[place], package, attributes) for place in order]
     for kind, chosen in (("train", False), ("unseen", True)):
         part = [each for each in samples if (each.caption in apart) == chosen]

@@ -139,9 +139,7 @@ def _lowest(labels: Labels, good: np.ndarray, members: list[np.ndarray], score: 
 
 def _words(labels: Labels, seed: int) -> np.ndarray:
     """uint64 [n]: a random word a row, by (seed, shard, row in it)."""
-    words = [
-        int.from_bytes(hashlib.blake2b(shard.encode(), digest_size=8).digest(), "little") for shard in labels.shards
-    ]
+    words = [seeds.number_of(shard) for shard in labels.shards]
     shard = mix(np.array(words, np.uint64) ^ seeds.words(1, seed))
     row = np.arange(labels.start[-1]) - np.repeat(labels.start[:-1], labels.rows)
     return mix(np.repeat(shard, labels.rows) + row.astype(np.uint64))

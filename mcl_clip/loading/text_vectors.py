@@ -1,6 +1,5 @@
 """What a locked text tower makes of every caption, kept by source shard: computed once, read with the batch."""
 
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -13,6 +12,7 @@ from safetensors.numpy import save_file
 from mcl_clip.artifacts import atomic_path
 from mcl_clip.errors import UserError
 from mcl_clip.numbered import find_numbered
+from mcl_clip.seeds import number_of
 from mcl_clip.shards.manifest import Manifest
 
 MAX_OPEN = 256
@@ -28,12 +28,12 @@ def captions_of(source: Manifest, shard: int) -> list[str]:
     """All captions that samples of a source shard may be trained with, each once, in the order of their hashes."""
     rows = source.open_shard(shard)
     captions = {text for row in range(len(rows)) for texts in rows.captions(row) for text in texts}
-    return sorted(captions, key=hash_of)
+    return sorted(captions, key=number_of)
 
 
 def write_vectors(path: Path, captions: Sequence[str], vectors: Iterable[torch.Tensor]) -> None:
     """One shard's file, atomically: hashes [n] and the vectors' bytes [n, D x itemsize] in the order of `captions`."""
-    hashes = np.array([hash_of(caption) for caption in captions], np.uint64)
+    hashes = np.array([number_of(caption) for caption in captions], np.uint64)
     if len(np.unique(hashes)) != len(hashes):
         raise UserError(f"{path}: two captions have one hash; pass --mcl-no-text-cache")
     parts = [part.cpu().contiguous().view(torch.uint8).numpy() for part in vectors]
@@ -64,7 +64,7 @@ class TextVectors:
 
     def _row(self, shard: int, caption: str) -> np.ndarray:
         hashes, vectors = self._open(shard)
-        wanted = np.uint64(hash_of(caption))
+        wanted = np.uint64(number_of(caption))
         place = int(np.searchsorted(hashes, wanted))
         if place == len(hashes) or hashes[place] != wanted:
             raise UserError(
@@ -79,11 +79,6 @@ class TextVectors:
             return file.get_tensor("hashes"), file.get_slice("vectors")
         except (OSError, SafetensorError) as error:
             raise UserError(f"{path} cannot be read ({error}); {AGAIN}") from None
-
-
-def hash_of(caption: str) -> int:
-    """64 bits of a caption."""
-    return int.from_bytes(hashlib.blake2b(caption.encode(), digest_size=8).digest(), "little")
 
 
 def batches_of(captions: Sequence[str], size: int) -> Iterator[list[str]]:

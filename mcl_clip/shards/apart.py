@@ -1,9 +1,9 @@
 """Samples set apart from all training, to fit the weights of a fusion on: whole groups, so that no twin is seen."""
 
-import hashlib
 import json
 from dataclasses import dataclass
 
+from mcl_clip import seeds
 from mcl_clip.errors import UserError
 
 APART = "set apart in whole groups (--mcl-fit-share)"  # the reason in `Manifest.left_out`
@@ -28,8 +28,7 @@ class Apart:
 
     def holds(self, group: str) -> bool:
         """Whether this group is set apart."""
-        digest = hashlib.blake2b(f"{self.seed}\0{group}".encode(), digest_size=8).digest()
-        return int.from_bytes(digest, "little") < self.share * 2**64
+        return seeds.number_of(f"{self.seed}\0{group}") < self.share * 2**64
 
     def group(self, caption: str | None, record: bytes | None) -> str | None:
         """The group of a sample with this first caption and this `.json`, if any."""
