@@ -37,6 +37,20 @@ def clip_by_loops(image, text, scale, labels, captions=None) -> Tensor:
     return -total / (2 * size)
 
 
+def distil_by_loops(image, text, scale, teacher_image, teacher_text, teacher_scale, labels) -> Tensor:
+    """Cross-entropy of the teacher's softmax with the student's over the candidates that share an anchor's label."""
+    size = len(image)
+    total = image.new_zeros(())
+    student, teacher = (image, text, scale), (teacher_image, teacher_text, teacher_scale)
+    for anchors, candidates in ((0, 1), (1, 0)):
+        for i in range(size):
+            own = [j for j in range(size) if labels[j] == labels[i]]
+            p, q = ([torch.exp(m[2] * m[anchors][i] @ m[candidates][j]) for j in own] for m in (teacher, student))
+            for taught, said in zip(p, q, strict=True):
+                total = total - taught / sum(p) * torch.log(said / sum(q))
+    return total / (2 * size)
+
+
 def siglip_by_loops(image, text, scale, bias, labels, captions=None) -> Tensor:
     """SigLIP's equation over the pairs that share a label."""
     size = len(image)

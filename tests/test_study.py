@@ -6,7 +6,9 @@ import torch
 
 from benchmarks.study.intervals import Estimate, holm, interval, within_blocks
 from benchmarks.study.schedule import Unit, run_all
+from benchmarks.study.teaching import Taught
 from benchmarks.study.training import Recipe, train
+from mcl_clip.plan.segments import SegmentLayout
 
 
 def note(path, log, *needs):
@@ -87,6 +89,33 @@ def test_training_lowers_the_loss_and_the_mean_of_weights_is_kept_when_asked():
     assert same == loss
     distance = (mean.image.weight - TwoLinear().image.weight).norm()
     assert 0 < distance < (last.image.weight - TwoLinear().image.weight).norm()
+
+
+class Turned(torch.nn.Module):
+    """Embeds images by a matrix."""
+
+    def __init__(self, seed):
+        super().__init__()
+        self.matrix = torch.randn(6, 4, generator=torch.Generator().manual_seed(seed))
+
+    def encode_image(self, images):
+        return images @ self.matrix
+
+
+def test_a_teacher_sees_moved_pictures_as_the_student_does():
+    generator = torch.Generator().manual_seed(0)
+    images, texts = torch.randn(12, 6, generator=generator), torch.randn(12, 8, generator=generator)
+    models, rows = [Turned(1), Turned(2)], torch.tensor([3, 1, 7, 8])
+    student = [torch.nn.functional.normalize(torch.randn(4, 4, generator=generator), dim=1) for _ in range(2)]
+    asked = (*student, torch.tensor(5.0), SegmentLayout((1, 3)), rows)
+
+    def taught(pictures):
+        given = {"scale": 7.0, "contrastive": 0.5}
+        return Taught(models, lambda rows, epoch: (1 + epoch) * images[rows] + epoch, pictures, texts, **given)
+
+    known = taught(torch.cat([model.encode_image(images) for model in models], 1))
+    torch.testing.assert_close(taught(None)(*asked, 0), known(*asked, 0))
+    assert not torch.allclose(taught(None)(*asked, 1), known(*asked, 1))
 
 
 def test_blocks_are_fixed_and_one_block_is_students_interval():

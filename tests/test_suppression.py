@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from benchmarks.study.intervals import interval
 from benchmarks.study.models import with_needs
 from benchmarks.study.results import read_results
 from benchmarks.study.schedule import run_all
-from benchmarks.study.settings import BASE, CONTROLS, ENSEMBLE, FROM_BASE, MCL
+from benchmarks.study.settings import BASE, CONTROLS, ENSEMBLE, FROM_BASE, LONGER, MCL, SOUP, STUDENT
 from benchmarks.study.training import batches
 from benchmarks.study.units import CONCAT, FUSIONS, units_of
 from benchmarks.suppression import settings
@@ -45,6 +46,42 @@ def test_every_arm_has_equal_compute_and_every_model_is_trained_after_what_it_ne
         for model in with_needs(arm.models):
             assert seen.issuperset(model.needs)
             seen.add(model)
+
+
+def test_what_has_run_keeps_its_name():
+    scored = {path.name for path in Path("docs/study/units/generated").rglob("*.json")}
+    arms = [CHOSEN.arms()[MCL], *(arm for by_rate in tries().values() for arm in by_rate.values())]
+    assert scored.issuperset(f"{arm.slug}-{arm.key}.json" for arm in arms)
+
+
+@pytest.mark.parametrize("stages", [1, 2])
+def test_a_student_and_its_rival_have_equal_compute(stages):
+    settings = Settings(stages=stages, student_shares=2)
+    arms = settings.one_tower()
+    (student,), (longer,) = arms[STUDENT].models, arms[LONGER].models
+    spent = sum(model.recipe.epochs for model in set(with_needs((student,))))
+    assert spent == longer.recipe.epochs == settings.epochs * (stages + 3)
+    assert arms[SOUP].epochs == 0 and set(arms[SOUP].models[0].needs) == set(settings.arms()[MCL].models)
+    plain = replace(settings, student_ordinary=1.0).one_tower()[STUDENT].models[0]
+    assert plain.negatives is None and plain.recipe.ordinary == 0.0
+
+
+def test_a_student_learns_and_a_soup_is_the_mean_of_weights(tmp_path):
+    place = Generated(tmp_path / "models", tmp_path / "units", 3, WORLD)
+    arms = replace(SMALL, student_from_soup=True).one_tower()
+    wanted = [arms[STUDENT], arms[SOUP]]
+    for unit in dict.fromkeys(units_of(place, wanted)):
+        unit.run(*unit.arguments)
+    (student,), (soup,) = (arm.models for arm in wanted)
+    stages = [load_file(place.trained / model.key / "model.safetensors") for model in soup.mean_of]
+    mixed = load_file(place.trained / soup.key / "model.safetensors")
+    for name, weight in mixed.items():
+        torch.testing.assert_close(weight, (stages[0][name] + stages[1][name]) / 2)
+    learned = load_file(place.trained / student.key / "model.safetensors")
+    assert not torch.equal(learned["visual.head.proj.weight"], mixed["visual.head.proj.weight"])
+    assert json.loads((place.trained / soup.key / "facts.json").read_text())["loss"] is None
+    for arm in wanted:
+        assert set(json.loads(place.scored(arm).read_text())["scores"]) == {CONCAT}
 
 
 def test_pseudo_labels_remember_all_stages_unless_asked_not_to():

@@ -26,9 +26,23 @@ class Negatives:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Teacher:
+    """`models`, fused by concatenation, whose similarities a student learns.
+
+    contrastive: how often the student's own loss counts beside them. scale: what the fused model's scale of logits is
+    multiplied by.
+    """
+
+    models: tuple["Model", ...]
+    contrastive: float = 0.0
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Model:
     """One model to train from `start` (None: random weights, drawn by `draw`, as is everything random of it).
 
+    mean_of: it starts from the mean of these models' weights instead. teacher: it learns from these.
     shift: pictures are moved by up to so many pixels, anew in every epoch. hardness: beta of hard-negative NCE. locked:
     the text tower and the first half of the image tower stay as they start.
     """
@@ -40,21 +54,29 @@ class Model:
     shift: int = 0
     hardness: float = 0.0
     locked: bool = False
+    mean_of: tuple["Model", ...] = ()
+    teacher: Teacher | None = None
 
     @property
     def needs(self) -> tuple["Model", ...]:
         """Models that must be trained before."""
         clustered = self.negatives.models if self.negatives else ()
-        return tuple(dict.fromkeys((*((self.start,) if self.start else ()), *clustered)))
+        taught = self.teacher.models if self.teacher else ()
+        return tuple(dict.fromkeys((*((self.start,) if self.start else ()), *self.mean_of, *clustered, *taught)))
 
     def record(self) -> dict[str, Any]:
         """Plain values, with those of all models it comes from."""
-        return asdict(self)
+        return asdict(self, dict_factory=_without_absent)
 
     @cached_property
     def key(self) -> str:
         """Changes with anything that the model depends on but seed and data."""
         return sha256_json(self.record())[:12]
+
+
+def _without_absent(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    """What most models do not have is left out where it is absent: their keys are older than it."""
+    return {name: value for name, value in fields if value or name not in ("mean_of", "teacher")}
 
 
 @dataclass(frozen=True)

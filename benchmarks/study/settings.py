@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from benchmarks.study.models import Arm, Model, Negatives
+from benchmarks.study.models import Arm, Model, Negatives, Teacher
 from benchmarks.study.training import Recipe
 
 BASE, LONG, ENSEMBLE, SNAPSHOTS, SHUFFLED, MCL = (
@@ -15,7 +15,9 @@ BASE, LONG, ENSEMBLE, SNAPSHOTS, SHUFFLED, MCL = (
     "MCL",
 )
 CONTROLS = (LONG, ENSEMBLE, SNAPSHOTS, SHUFFLED)
+STUDENT, SOUP, LONGER = "student", "soup", "one long run, a share more"
 HARD, FROM_BASE = "hard-negative NCE", "MCL from the base"
+STUDENT_DRAW = 20
 FURTHER = 10  # added to the number of a further stage, its random numbers are not those of an independent model
 
 
@@ -24,7 +26,9 @@ class Settings:
     """One share of compute is `epochs` passes; every arm but stage 0 has `stages` + 1 of them.
 
     lr: of stage 0; the others' own are rates of all of the long run and the ensemble, and of the further stages of the
-    rest. shift, hardness: as of `Model`. clustered: what pseudo-labels are made of, images or texts.
+    rest. shift, hardness: as of `Model`. clustered: what pseudo-labels are made of, images or texts. student_: of a
+    further model that MCL teaches: shares of compute, share of the samples with ordinary negatives (the others' are
+    those of MCL's last stage), whether it starts from the mean of MCL's weights, and as of `Teacher`.
     """
 
     epochs: int = 8
@@ -49,6 +53,12 @@ class Settings:
     leftovers: str = "pack"
     last_labels_only: bool = False
     hardness: float = 0.5
+    student_lr: float = 1e-3
+    student_shares: int = 1
+    student_ordinary: float = 0.5
+    student_from_soup: bool = False
+    student_contrastive: float = 0.0
+    student_scale: float = 1.0
 
     def recipe(self, lr: float, shares: int = 1) -> Recipe:
         """Of one model on ordinary batches."""
@@ -109,3 +119,21 @@ class Settings:
             FROM_BASE: self.further(self.mcl_lr, labels=True, start="base"),
         }
         return {name: Arm(name, models) for name, models in arms.items()}
+
+    def one_tower(self) -> dict[str, Arm]:
+        """MCL in one model: its student, the mean of its weights, and one long run with the student's compute added."""
+        stages = self.arms()[MCL].models
+        soup = Model(recipe=replace(self.recipe(self.mcl_lr), epochs=0), mean_of=stages, shift=self.shift)
+        mixed = self.student_ordinary < 1
+        recipe = self.recipe(self.student_lr, self.student_shares)
+        student = Model(
+            recipe=replace(recipe, ordinary=self.student_ordinary) if mixed else recipe,
+            draw=STUDENT_DRAW,
+            start=soup if self.student_from_soup else stages[-1],
+            negatives=stages[-1].negatives if mixed else None,
+            shift=self.shift,
+            teacher=Teacher(models=stages, contrastive=self.student_contrastive, scale=self.student_scale),
+        )
+        shares = self.stages + 1 + self.student_shares
+        longer = replace(self.base, recipe=self.recipe(self.long_lr, shares))
+        return {name: Arm(name, (model,)) for name, model in ((STUDENT, student), (SOUP, soup), (LONGER, longer))}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from benchmarks.study.teaching import Images, Taught
 from mcl_clip import seeds
 from mcl_clip.loss.clip import MCLClipLoss
 from mcl_clip.openclip.models import CLIP
@@ -19,7 +20,6 @@ from mcl_clip.plan.segments import SegmentLayout
 
 ORDINARY = 13  # sets the random numbers of who gets ordinary negatives apart from the plan's
 
-Images = Callable[[Tensor, int], Tensor]
 Loss = Callable[[Tensor, Tensor, Tensor, SegmentLayout, Tensor], Tensor]
 
 
@@ -54,11 +54,13 @@ def train(
     seed: int,
     draw: int,
     loss_of: Loss | None = None,
+    taught: Taught | None = None,
 ) -> tuple[CLIP, float]:
     """Train on negatives of the same label; returns the model in eval mode and the last epoch's loss.
 
     images: float [n, 3, H, W] of given rows in a given epoch. texts: token ids [N, context]. labels: one a row.
-    loss_of: instead of `MCLClipLoss`, of unit features of images and texts, logit scale, layout and token ids.
+    loss_of: instead of `MCLClipLoss`, of unit features of images and texts, logit scale, layout and token ids. taught:
+    instead of both, the loss of a student.
     """
     model.train()
     loss_of = loss_of or _mcl_loss(recipe.mask_identical)
@@ -83,7 +85,10 @@ def train(
             optimizer.zero_grad()
             chosen = texts[rows]
             image_features, text_features, scale = model(images(rows, epoch), chosen)
-            loss = loss_of(image_features, text_features, scale, layout, chosen)
+            if taught:
+                loss = taught(image_features, text_features, scale, layout, rows, epoch)
+            else:
+                loss = loss_of(image_features, text_features, scale, layout, chosen)
             loss.backward()
             optimizer.step()
             with torch.no_grad():

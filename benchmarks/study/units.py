@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.study.hard_negatives import HardNegatives
-from benchmarks.study.models import Arm, Model, Negatives, with_needs
-from benchmarks.study.place import Place
+from benchmarks.study.models import Arm, Model, Negatives, Teacher, with_needs
+from benchmarks.study.place import Place, embed_texts
 from benchmarks.study.schedule import Unit
+from benchmarks.study.teaching import Taught
 from benchmarks.study.training import train
 from mcl_clip import seeds
 from mcl_clip.artifacts import atomic_directory, read_json, write_json
@@ -59,7 +60,9 @@ def train_unit(place: Place, model: Model) -> None:
     world, root = world_of(place), place.trained
     trained = place.new_model(model.draw)
     if model.start:
-        trained.load_state_dict(load_file(root / model.start.key / "model.safetensors"))
+        trained.load_state_dict(_weights(place, model.start))
+    if model.mean_of:
+        trained.load_state_dict(mean_of([_weights(place, each) for each in model.mean_of]))
     if model.locked:
         trained.lock_image_tower(unlocked_groups=UNLOCKED_GROUPS)
         trained.lock_text_tower()
@@ -75,6 +78,7 @@ def train_unit(place: Place, model: Model) -> None:
         seed=place.seed,
         draw=model.draw,
         loss_of=HardNegatives(model.hardness) if model.hardness else None,
+        taught=_taught(place, world, model, model.teacher) if model.teacher else None,
     )
     fitted = time.process_time()
     found = place.train_embeddings(trained, world)
@@ -88,7 +92,7 @@ def train_unit(place: Place, model: Model) -> None:
             {
                 "key": model.key,
                 "epochs": model.recipe.epochs,
-                "loss": loss,
+                "loss": loss if model.recipe.epochs else None,
                 "training_seconds": fitted - labelled,
                 "embedding_seconds": embedded - fitted,
                 "clustering_seconds": labelled - started,
@@ -161,6 +165,36 @@ def score_unit(place: Place, arm: Arm) -> None:
             },
         },
     )
+
+
+def mean_of(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean of weights by name ("model soup", arXiv 2203.05482)."""
+    return {name: torch.stack([state[name] for state in states]).mean(0) for name in states[0]}
+
+
+def _taught(place: Place, world: Any, model: Model, teacher: Teacher) -> Taught:
+    models = [place.new_model(each.draw) for each in teacher.models]
+    for trained, each in zip(models, teacher.models, strict=True):
+        trained.load_state_dict(_weights(place, each))
+        trained.eval()
+    pictures = None
+    if not model.shift:
+        pictures = torch.cat([_embeddings(place, each)["train"] for each in teacher.models], 1)
+    with torch.no_grad():
+        texts = torch.cat([embed_texts(trained, world.tokens) for trained in models], 1)
+        scale = torch.stack([trained.logit_scale for trained in models]).mean().exp()
+    return Taught(
+        models,
+        place.images(world, model),
+        pictures,
+        texts,
+        scale=float(scale) * teacher.scale,
+        contrastive=teacher.contrastive,
+    )
+
+
+def _weights(place: Place, model: Model) -> dict[str, Tensor]:
+    return load_file(place.trained / model.key / "model.safetensors")
 
 
 def _embeddings(place: Place, model: Model) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.suppression choose|confirm|ablate|report|all`: the study in a generated world, docs/study/."""
+"""`python -m benchmarks.suppression COMMAND`: the study in a generated world, docs/study/."""
 
 import argparse
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.study.models import Arm
 from benchmarks.study.results import read_results
 from benchmarks.study.schedule import run_all
-from benchmarks.study.settings import BASE, CONTROLS, MCL
+from benchmarks.study.settings import BASE, CONTROLS, MCL, SOUP
 from benchmarks.study.units import units_of
 from benchmarks.suppression.ablations import ablations
 from benchmarks.suppression.generated import Generated
@@ -24,6 +24,7 @@ from benchmarks.suppression.settings import (
     SEEDS,
     Settings,
     World,
+    tried_students,
     tries,
 )
 from benchmarks.suppression.summary import headline
@@ -52,7 +53,7 @@ def _wanted(args: argparse.Namespace) -> Iterator[tuple[Generated, list[Arm]]]:
     """Which arms to score where: seed by seed, the arms of the primary comparisons before all others."""
     if args.command == "quick":
         settings = replace(Settings(), **QUICK)
-        arms = [*settings.arms().values(), *settings.oracle().values()]
+        arms = [*settings.arms().values(), *settings.oracle().values(), *settings.one_tower().values()]
         yield _place(args, SEEDS[0], replace(World(), **QUICK_WORLD)), arms
     if args.command in ("choose", "all"):
         for seed in CHOOSING_SEEDS:
@@ -64,6 +65,12 @@ def _wanted(args: argparse.Namespace) -> Iterator[tuple[Generated, list[Arm]]]:
             yield _place(args, seed), primary
         for seed in SEEDS:
             yield _place(args, seed), [*others.values(), *(oracle.values() if seed in ORACLE_SEEDS else ())]
+    if args.command in ("choose-student", "all"):
+        for seed in CHOOSING_SEEDS:
+            yield _place(args, seed), [CHOSEN.one_tower()[SOUP], *tried_students().values()]
+    if args.command in ("confirm-student", "all"):
+        for seed in SEEDS:
+            yield _place(args, seed), list(CHOSEN.one_tower().values())
     if args.command == "ablate":
         for shape, arms in ablations().values():
             yield _place(args, SEEDS[0], shape), arms
@@ -79,6 +86,8 @@ def _parser() -> argparse.ArgumentParser:
     listed = {
         "choose": "try every arm's learning rate on seeds of its own",
         "confirm": "train and score every arm, as chosen, on all seeds",
+        "choose-student": "try how a student of MCL learns, on the same seeds",
+        "confirm-student": "train and score the student, as chosen, and its rivals, on all seeds",
         "ablate": "change one setting at a time, on one seed",
         "quick": "a minute's run of every arm that only shows that everything works",
         "report": "write the report from the runs there are",

@@ -6,7 +6,7 @@ from typing import Any
 import mcl_clip.models  # noqa: F401  registers the tower
 from benchmarks.study import settings as study
 from benchmarks.study.models import Arm, Negatives
-from benchmarks.study.settings import ENSEMBLE, FROM_BASE, HARD, LONG, MCL, SHUFFLED, SNAPSHOTS
+from benchmarks.study.settings import ENSEMBLE, FROM_BASE, HARD, LONG, MCL, SHUFFLED, SNAPSHOTS, STUDENT
 from demo.features import NAMES
 
 MODEL = "mcl-tiny-conv"
@@ -95,6 +95,31 @@ def tries() -> dict[str, dict[float, Arm]]:
         arms = (replace(Settings(), **each).arms()[name] for each in changed)
         found[name] = dict(zip(RATES, arms, strict=True))
     return found
+
+
+# How a student of the chosen MCL learns, tried on the choosing seeds: rate, share of samples with ordinary negatives.
+STUDENT_TRIES: dict[str, dict[str, Any]] = {
+    "rate 1e-3, half ordinary": {"student_lr": 1e-3, "student_ordinary": 0.5},
+    "rate 5e-4, half ordinary": {"student_lr": 5e-4, "student_ordinary": 0.5},
+    "rate 2e-3, half ordinary": {"student_lr": 2e-3, "student_ordinary": 0.5},
+    "rate 1e-3, all ordinary": {"student_lr": 1e-3, "student_ordinary": 1.0},
+    "rate 1e-3, none ordinary": {"student_lr": 1e-3, "student_ordinary": 0.0},
+    "rate 1e-3, half ordinary, own loss 0.5": {
+        "student_lr": 1e-3,
+        "student_ordinary": 0.5,
+        "student_contrastive": 0.5,
+    },
+    "rate 1e-3, half ordinary, from the soup": {
+        "student_lr": 1e-3,
+        "student_ordinary": 0.5,
+        "student_from_soup": True,
+    },
+}
+
+
+def tried_students() -> dict[str, Arm]:
+    """{what was tried: the student's arm}."""
+    return {name: replace(CHOSEN, **changed).one_tower()[STUDENT] for name, changed in STUDENT_TRIES.items()}
 
 
 QUICK_WORLD: dict[str, Any] = {"images": 1024, "pairs": 20, "test_images": 120}

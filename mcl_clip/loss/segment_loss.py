@@ -49,8 +49,8 @@ class SegmentLoss(nn.Module):
         if self.mask_identical:
             own = caption_ids(text_ids, len(image_features)).to(image_features.device, non_blocking=True)
             ids = own, gather_all(own, self.world_size)
-        scale = _scalar(logit_scale, image_features)
-        bias = None if logit_bias is None else _scalar(logit_bias, image_features)
+        scale = as_scalar(logit_scale, image_features)
+        bias = None if logit_bias is None else as_scalar(logit_bias, image_features)
         loss = self._loss(image_features, text_features, scale, bias, layout, ids)
         return {"contrastive_loss": loss} if output_dict else loss
 
@@ -90,7 +90,7 @@ def checked_layout(
     return layout
 
 
-def _scalar(value: Tensor | float, features: Tensor) -> Tensor:
+def as_scalar(value: Tensor | float, features: Tensor) -> Tensor:
     """A tensor of no dimensions beside the features, at least in fp32."""
     if isinstance(value, Tensor):
         return value.to(features.device).reshape(())
