@@ -8,6 +8,7 @@ from benchmarks.study.intervals import Estimate, holm, interval, within_blocks
 from benchmarks.study.schedule import Unit, run_all
 from benchmarks.study.teaching import Taught
 from benchmarks.study.training import Recipe, train
+from mcl_clip.loss import MCLClipLoss
 from mcl_clip.plan.segments import SegmentLayout
 
 
@@ -60,8 +61,12 @@ def tiny_run(**changed):
     images, texts = (torch.randn(32, 6, generator=generator) for _ in range(2))
     model = TwoLinear()
     recipe = Recipe(epochs=2, batch=8, warmup=2, min_segment=1, lr=0.05, **changed)
-    trained, loss = train(model, lambda rows, epoch: images[rows], texts, [""] * 32, recipe, seed=1, draw=0)
-    return trained, loss
+    clip_loss = MCLClipLoss()
+
+    def batch_loss(rows, epoch, layout):
+        return clip_loss(*model(images[rows], texts[rows]), segments=layout)
+
+    return model, train(model, batch_loss, [""] * 32, recipe, seed=1, draw=0)
 
 
 class TwoLinear(torch.nn.Module):

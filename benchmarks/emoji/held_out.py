@@ -6,16 +6,16 @@ from typing import Any
 
 from benchmarks.emoji.measures import embeddings, score, train_embeddings
 from benchmarks.emoji.world import MODEL, Moved, World, make_world, scored_key, world_key
+from benchmarks.study.captioned import CaptionedPlace
 from benchmarks.study.models import Model
-from benchmarks.study.place import Place
-from benchmarks.study.training import Images
+from benchmarks.study.teaching import Images
 from mcl_clip.openclip.configs import get_model_config
 
 FIT_SHARE = 0.1  # of all captions, set apart from every arm's training
 
 
 @dataclass(frozen=True)
-class HeldOut(Place):
+class HeldOut(CaptionedPlace):
     """`artist` is scored, all others are trained on; `data` is as `generate` wrote it."""
 
     data: Path

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.emoji.world import Scored, World, normalized
-from benchmarks.study.place import CHUNK, embed_images, embed_texts
+from benchmarks.study.captioned import embed_texts
+from benchmarks.study.place import CHUNK, embed_images
 from eval.tasks.pair_similarities import mean_of_groups, pair_similarities
 from mcl_clip.fusion.combine import fuse_embeddings
 from mcl_clip.openclip.models import CLIP

@@ -52,6 +52,9 @@ class World:
     known: Scored
     unseen: Scored
 
+    def __len__(self) -> int:
+        return len(self.captions)
+
 
 def make_world(data: Path, artist: str, seed: int, fit_share: float = 0.0) -> World:
     """Everything for one held-out artist; `seed` draws which captions (a share of `fit_share`) are set apart to fit."""

@@ -12,7 +12,7 @@ from mcl_clip.artifacts import sha256_json
 
 @dataclass(frozen=True, kw_only=True)
 class Negatives:
-    """Pseudo-labels from `clusters` clusters of each of `models`, by what they say of the `of`, images or texts.
+    """Pseudo-labels from `clusters` clusters of each of `models`, by what they say of the `of`: images, texts, ...
 
     shuffled: the same labels, dealt to the samples at random. alike: no clusters, but labels under which samples agree
     in all that is known of them but this (an oracle).

@@ -4,33 +4,26 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from benchmarks.study.models import Arm, Model
-from benchmarks.study.training import Images
-from mcl_clip.openclip.models import CLIP
+from benchmarks.study.teaching import Taught
+from benchmarks.study.training import BatchLoss
 
 CHUNK = 500
 
 
-class World(Protocol):
-    """The training set: token ids int64 [N, context], captions, and captions that no arm is trained on."""
-
-    tokens: Tensor
-    captions: list[str]
-    fit_captions: list[str]
-
-
 @dataclass(frozen=True)
 class Place(ABC):
-    """Models stand below `models`, the small results below `scores`."""
+    """Models stand below `models`, the small results below `scores`. A world's length is that of its training set."""
 
     models: Path
     scores: Path
     seed: int
+    has_captions: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -49,24 +42,23 @@ class Place(ABC):
 
     @abstractmethod
     def make_world(self) -> Any:
-        """A `World`, with all that is scored."""
-
-    @property
-    @abstractmethod
-    def tower(self) -> dict[str, Any]:
-        """The model's configuration, as open_clip's."""
+        """The training set, with all that is scored."""
 
     @abstractmethod
-    def images(self, world: Any, model: Model) -> Images:
-        """The training images as `model` sees them."""
+    def new_model(self, draw: int) -> Any:
+        """A module with random weights of (seed, draw)."""
 
     @abstractmethod
-    def train_embeddings(self, model: CLIP, world: Any) -> dict[str, Tensor]:
-        """Raw embeddings "train" and "train_texts", of which pseudo-labels are made."""
+    def batch_loss(self, trained: Any, world: Any, model: Model, taught: Taught | None) -> BatchLoss:
+        """What `trained` is trained for, as `model` says; taught: of a student."""
 
     @abstractmethod
-    def embeddings(self, model: CLIP, world: Any) -> dict[str, Tensor]:
-        """Raw embeddings of all else: "fit" and "fit_texts", and what `score` reads."""
+    def train_embeddings(self, model: Any, world: Any) -> dict[str, Tensor]:
+        """Raw embeddings "train" of images, and "train_..." of all else that pseudo-labels are made of."""
+
+    @abstractmethod
+    def embeddings(self, model: Any, world: Any) -> dict[str, Tensor]:
+        """Raw embeddings of all else: what `score` reads, and what is fitted on."""
 
     @abstractmethod
     def score(
@@ -78,12 +70,6 @@ class Place(ABC):
         """Labels under which training samples agree in all that is known of them but this."""
         raise ValueError(f"nothing is known of the samples of {self.name}, so not {but!r} either")
 
-    def new_model(self, draw: int) -> CLIP:
-        """Random weights of (seed, draw)."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(1000 * self.seed + draw)
-            return CLIP(**self.tower)
-
     @property
     def trained(self) -> Path:
         """Where the models stand."""
@@ -94,15 +80,7 @@ class Place(ABC):
         return self.scores / self.name / f"seed_{self.seed}" / f"{arm.slug}-{arm.key}.json"
 
 
-def embed_images(model: CLIP, images: Tensor) -> Tensor:
+def embed_images(model: Any, images: Tensor) -> Tensor:
     """Raw image embeddings [N, D] of input images."""
     parts = [model.encode_image(chunk) for chunk in images.split(CHUNK)] if len(images) else []
     return torch.cat(parts) if parts else torch.zeros(0, 0)
-
-
-def embed_texts(model: CLIP, tokens: Tensor) -> Tensor:
-    """Raw text embeddings [N, D]; what is said more than once is encoded once."""
-    if not len(tokens):
-        return torch.zeros(0, 0)
-    unique, inverse = tokens.unique(dim=0, return_inverse=True)
-    return torch.cat([model.encode_text(chunk) for chunk in unique.split(CHUNK)])[inverse]

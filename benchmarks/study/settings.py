@@ -94,12 +94,12 @@ class Settings:
             if self.last_labels_only:
                 seen = seen[-1:]
             negatives = Negatives(models=tuple(seen), clusters=self.clusters, of=self.clustered, shuffled=bool(dealt))
-            model = Model(
+            model = replace(
+                self.base,
                 recipe=replace(self.recipe(lr), ordinary=ordinary),
                 draw=FURTHER + stage,
                 start={"previous": models[-1], "base": models[0], "scratch": None}[start],
                 negatives=negatives if labels or dealt else None,
-                shift=self.shift,
             )
             models.append(replace(model, **own))
         return tuple(models)

@@ -12,6 +12,7 @@ from mcl_clip.openclip.models import CLIP
 from mcl_clip.plan.segments import SegmentLayout
 
 Images = Callable[[Tensor, int], Tensor]
+"""float [n, 3, H, W] of rows of the training set in an epoch."""
 
 
 class Taught:

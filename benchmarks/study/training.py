@@ -1,4 +1,4 @@
-"""Train one model of a study: mcl_clip's plan and loss, open_clip's schedule, everything in memory."""
+"""Train one model of a study: mcl_clip's plan, open_clip's schedule, everything in memory."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -6,13 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from benchmarks.study.teaching import Images, Taught
 from mcl_clip import seeds
-from mcl_clip.loss.clip import MCLClipLoss
-from mcl_clip.openclip.models import CLIP
 from mcl_clip.openclip.schedules import cosine_lr
 from mcl_clip.plan.plan import make_plan
 from mcl_clip.plan.policy import Policy
@@ -20,7 +17,8 @@ from mcl_clip.plan.segments import SegmentLayout
 
 ORDINARY = 13  # sets the random numbers of who gets ordinary negatives apart from the plan's
 
-Loss = Callable[[Tensor, Tensor, Tensor, SegmentLayout, Tensor], Tensor]
+BatchLoss = Callable[[Tensor, int, SegmentLayout], Tensor]
+"""The loss of rows of the training set in an epoch, under a layout."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,25 +43,13 @@ class Recipe:
 
 
 def train(
-    model: CLIP,
-    images: Images,
-    texts: Tensor,
-    labels: Sequence[str],
-    recipe: Recipe,
-    *,
-    seed: int,
-    draw: int,
-    loss_of: Loss | None = None,
-    taught: Taught | None = None,
-) -> tuple[CLIP, float]:
-    """Train on negatives of the same label; returns the model in eval mode and the last epoch's loss.
+    model: nn.Module, loss_of: BatchLoss, labels: Sequence[str], recipe: Recipe, *, seed: int, draw: int
+) -> float:
+    """Train `model` on negatives of the same label, of which `labels` has one a row; leaves it in eval mode.
 
-    images: float [n, 3, H, W] of given rows in a given epoch. texts: token ids [N, context]. labels: one a row.
-    loss_of: instead of `MCLClipLoss`, of unit features of images and texts, logit scale, layout and token ids. taught:
-    instead of both, the loss of a student.
+    Returns the last epoch's mean loss. A logit scale is held within CLIP's bounds.
     """
     model.train()
-    loss_of = loss_of or _mcl_loss(recipe.mask_identical)
     decayed = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     spared = [parameter for parameter in model.parameters() if parameter.ndim < 2]
     optimizer = torch.optim.AdamW(
@@ -83,16 +69,12 @@ def train(
             schedule = schedule or cosine_lr(optimizer, recipe.lr, recipe.warmup, total * recipe.epochs)
             schedule(step)
             optimizer.zero_grad()
-            chosen = texts[rows]
-            image_features, text_features, scale = model(images(rows, epoch), chosen)
-            if taught:
-                loss = taught(image_features, text_features, scale, layout, rows, epoch)
-            else:
-                loss = loss_of(image_features, text_features, scale, layout, chosen)
+            loss = loss_of(rows, epoch, layout)
             loss.backward()
             optimizer.step()
             with torch.no_grad():
-                model.logit_scale.clamp_(0, math.log(100))
+                if isinstance(scale := getattr(model, "logit_scale", None), Tensor):
+                    scale.clamp_(0, math.log(100))
             if averaged is not None:
                 averaged.update_parameters(model)
             losses.append(loss.item())
@@ -100,7 +82,8 @@ def train(
         last = float(np.mean(losses))
     if averaged is not None:
         model.load_state_dict(averaged.module.state_dict())
-    return model.eval(), last
+    model.eval()
+    return last
 
 
 def batches(
@@ -131,12 +114,3 @@ def batches(
             members[shard][ordinal] for shard, ordinal in zip(batch.shard.tolist(), batch.ordinal.tolist(), strict=True)
         ]
         yield torch.tensor(rows), batch.layout, len(plan)
-
-
-def _mcl_loss(mask_identical: bool) -> Loss:
-    loss = MCLClipLoss(mask_identical=mask_identical)
-
-    def call(images: Tensor, texts: Tensor, scale: Tensor, layout: SegmentLayout, ids: Tensor) -> Tensor:
-        return loss(images, texts, scale, segments=layout, text_ids=ids if mask_identical else None)
-
-    return call

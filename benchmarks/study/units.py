@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.study.hard_negatives import HardNegatives
+from benchmarks.study.captioned import CaptionedPlace, embed_texts
 from benchmarks.study.models import Arm, Model, Negatives, Teacher, with_needs
-from benchmarks.study.place import Place, embed_texts
+from benchmarks.study.place import Place
 from benchmarks.study.schedule import Unit
 from benchmarks.study.teaching import Taught
 from benchmarks.study.training import train
@@ -69,17 +69,9 @@ def train_unit(place: Place, model: Model) -> None:
     started = time.process_time()
     labels = labels_of(place, world, model.negatives)
     labelled = time.process_time()
-    trained, loss = train(
-        trained,
-        place.images(world, model),
-        world.tokens,
-        labels,
-        model.recipe,
-        seed=place.seed,
-        draw=model.draw,
-        loss_of=HardNegatives(model.hardness) if model.hardness else None,
-        taught=_taught(place, world, model, model.teacher) if model.teacher else None,
-    )
+    taught = _taught(place, world, model, model.teacher) if model.teacher else None
+    batch_loss = place.batch_loss(trained, world, model, taught)
+    loss = train(trained, batch_loss, labels, model.recipe, seed=place.seed, draw=model.draw)
     fitted = time.process_time()
     found = place.train_embeddings(trained, world)
     embedded = time.process_time()
@@ -103,7 +95,7 @@ def train_unit(place: Place, model: Model) -> None:
 def labels_of(place: Place, world: Any, negatives: Negatives | None) -> list[str]:
     """Pseudo-labels of the training set, as `mcl_clip` writes them: `3/7`."""
     if negatives is None:
-        return [""] * len(world.captions)
+        return [""] * len(world)
     if negatives.alike:
         return place.labels_alike(world, negatives.alike)
     labels = _assigned(place, negatives, "train")
@@ -115,7 +107,7 @@ def labels_of(place: Place, world: Any, negatives: Negatives | None) -> list[str
 
 def _assigned(place: Place, negatives: Negatives, split: str) -> list[str]:
     """Pseudo-labels of the samples of `split`, "train" or "fit", by clusters of the training set."""
-    suffix = {"images": "", "texts": "_texts"}[negatives.of]
+    suffix = "" if negatives.of == "images" else f"_{negatives.of}"
     paths = []
     for model in negatives.models:
         parts = _embeddings(place, model)
@@ -142,12 +134,13 @@ def score_unit(place: Place, arm: Arm) -> None:
     parts = [_embeddings(place, model) for model in arm.models]
     found, fit = {CONCAT: place.score(parts, world, CONCAT)}, None
     if len(parts) > 1:
+        found["mean-cosine"] = place.score(parts, world, "mean-cosine")
+        found[LAST_ALONE] = place.score(parts[-1:], world, CONCAT)
+    if len(parts) > 1 and place.has_captions:
         fit = fit_arm(place, world, arm, parts)
         best = int(np.argmin(fit.loss_alone))
         found[FITTED] = place.score(parts, world, FITTED, fit.weights)
-        found["mean-cosine"] = place.score(parts, world, "mean-cosine")
         found[BEST_ALONE] = place.score(parts[best : best + 1], world, CONCAT)
-        found[LAST_ALONE] = place.score(parts[-1:], world, CONCAT)
     write_json(
         place.scored(arm),
         {
@@ -156,7 +149,7 @@ def score_unit(place: Place, arm: Arm) -> None:
             "arm": arm.name,
             "key": arm.key,
             "data": place.compared,
-            "training_images": len(world.captions),
+            "training_images": len(world),
             "fit": fit and asdict(fit),
             "models": [model.record() for model in arm.models],
             "facts": [read_json(place.trained / model.key / "facts.json") for model in arm.models],
@@ -173,6 +166,7 @@ def mean_of(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def _taught(place: Place, world: Any, model: Model, teacher: Teacher) -> Taught:
+    assert isinstance(place, CaptionedPlace)
     models = [place.new_model(each.draw) for each in teacher.models]
     for trained, each in zip(models, teacher.models, strict=True):
         trained.load_state_dict(_weights(place, each))

@@ -3,9 +3,9 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from benchmarks.study.captioned import CaptionedPlace
 from benchmarks.study.models import Model
-from benchmarks.study.place import Place
-from benchmarks.study.training import Images
+from benchmarks.study.teaching import Images
 from benchmarks.suppression import settings
 from benchmarks.suppression.measures import embeddings, score, train_embeddings
 from benchmarks.suppression.settings import MODEL
@@ -16,7 +16,7 @@ from mcl_clip.openclip.configs import get_model_config
 
 
 @dataclass(frozen=True)
-class Generated(Place):
+class Generated(CaptionedPlace):
     """Everything is drawn from `shape` and the seed."""
 
     shape: settings.World = field(default_factory=settings.World)

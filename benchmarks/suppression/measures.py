@@ -7,7 +7,8 @@ import torch
 from sklearn.linear_model import RidgeClassifierCV
 from torch import Tensor
 
-from benchmarks.study.place import embed_images, embed_texts
+from benchmarks.study.captioned import embed_texts
+from benchmarks.study.place import embed_images
 from benchmarks.suppression.world import World
 from demo.features import NAMES
 from eval.tasks.pair_similarities import pair_similarities

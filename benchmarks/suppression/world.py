@@ -53,6 +53,9 @@ class World:
     pairs: list[PairSet]
     prompts: list[Tensor]
 
+    def __len__(self) -> int:
+        return len(self.captions)
+
 
 def make_world(shape: settings.World, seed: int) -> World:
     """Training data and evaluation data of one seed; these two and all parts are drawn independently."""
