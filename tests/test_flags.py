@@ -70,7 +70,7 @@ def test_a_flag_that_the_host_has_lost_is_no_error(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--coca-caption-loss-weight=2.0"], ["--copy-code"], ["--distill-mod", "x"]], ids=" ".join
+    "arguments", [["--coca-caption-loss-weight=2.0"], ["--copy-code"], ["--torchscr"]], ids=" ".join
 )
 def test_a_default_spelt_out_and_an_abbreviation_are_refused_too(arguments):
     with pytest.raises(UserError, match="is not supported"):
@@ -134,6 +134,7 @@ NEEDED = {
     "epochs_cooldown": COOLING,
     "lr_cooldown_end": COOLING,
     "lr_cooldown_power": COOLING,
+    "distill_pretrained": ["--distill-model", "ViT-B-32"],
     "momentum": ["--opt", "timm/sgdp"],
     "val_num_samples": ["--val-data", "data"],
 }

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mcl_clip.loss import MCLClipLoss, MCLSigLipLoss
+from mcl_clip.loss import MCLClipLoss, MCLDistillLoss, MCLSigLipLoss
 from mcl_clip.loss.missing import loss_without
 from mcl_clip.plan.segments import SegmentLayout
 from tests.distributed import run_ranks
@@ -16,8 +16,18 @@ LOSSES = {
     "local": lambda **where: MCLClipLoss(local_loss=True, **where),
     "identical": lambda **where: MCLClipLoss(mask_identical=True, gather_with_grad=True, **where),
     "siglip": MCLSigLipLoss,
+    "distil": lambda **where: MCLDistillLoss(MCLClipLoss(gather_with_grad=True, **where), 0.5, **where),
 }
+TEACHER = [each.detach() for each in features(SIZE, 2 * DIM, 8, torch.float64)]
 CAPTIONS = torch.tensor([0, 1, 0, 0, 2, 2, 3, 4, 4, 3, 3, 5])[:, None]
+
+
+def taught(name, rows):
+    """What a student's loss takes besides, of some of the samples."""
+    if name != "distil":
+        return {}
+    image, text = (each[rows] for each in TEACHER)
+    return {"dist_image_features": image, "dist_text_features": text, "dist_logit_scale": torch.tensor(9.0)}
 
 
 def measured(name, image, text, captions, world_size=1, **where):
@@ -34,6 +44,7 @@ def measured(name, image, text, captions, world_size=1, **where):
         logit_bias=bias,
         segments=LAYOUT,
         text_ids=captions,
+        **taught(name, slice(where.get("rank", 0) * len(image), (where.get("rank", 0) + 1) * len(image))),
     )
     gradients = torch.autograd.grad(value, inputs)
     return [each.detach().numpy() for each in (value, *gradients)]
@@ -54,7 +65,8 @@ def test_one_rank_has_the_loss_of_the_rows_that_are_there(name):
     value, image_gradient, text_gradient, *_ = measured(name, *inputs(), CAPTIONS)
     kept = [position for position in range(SIZE) if position not in MISSING]
     image, text = (each.detach()[kept].requires_grad_() for each in inputs())
-    expected = LOSSES[name]()(image, text, 11.0, -4.0, segments=SegmentLayout((4, 5)), text_ids=CAPTIONS[kept])
+    given = {"logit_bias": -4.0, "segments": SegmentLayout((4, 5)), "text_ids": CAPTIONS[kept]}
+    expected = LOSSES[name]()(image, text, 11.0, **given, **taught(name, kept))
     gradients = torch.autograd.grad(expected, (image, text))
     assert value == pytest.approx(expected.item(), rel=1e-12)
     for found, wanted in zip((image_gradient, text_gradient), gradients, strict=True):

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from mcl_clip.errors import UserError
 from mcl_clip.help_text import with_examples
 from mcl_clip.openclip.flags import parse_args as parse_open_clip
+from training.distill_flags import add_distill_flags
 from training.image_flags import add_image_flags
 from training.open_clip_flags import HONOURED, REFUSED_VALUES, add_flags_of_open_clip_4, why_refused
 
@@ -140,6 +141,7 @@ def parser() -> argparse.ArgumentParser:
     add("--mcl-save-steps", type=int, default=0, help="also checkpoint every so many steps (default 0: off)")
     add("--mcl-save-minutes", type=float, default=0.0, help="also checkpoint every so many minutes (default 0: off)")
     add("--mcl-keep-checkpoints", type=int, default=2, help="checkpoints kept of the stage in training (default 2)")
+    add_distill_flags(ours.add_argument_group("a student of the fused model").add_argument)
     add_image_flags(ours.add_argument_group("training on images alone").add_argument)
     add_flags_of_open_clip_4(ours.add_argument_group("flags of open_clip 4, with any open_clip").add_argument)
     return ours

@@ -9,7 +9,8 @@ HONOURED = frozenset(
     {
         "accum_freq", "aug_cfg", "batch_size", "beta1", "beta2", "cache_dir", "csv_caption_key",
         "csv_img_key", "csv_separator", "dataset_type", "ddp_static_graph",
-        "debug", "delete_previous_checkpoint", "device", "dist_backend", "dist_url", "epochs", "epochs_cooldown",
+        "debug", "delete_previous_checkpoint", "device", "dist_backend", "dist_url", "distill_model",
+        "distill_pretrained", "epochs", "epochs_cooldown",
         "eps", "force_context_length", "force_custom_text", "force_image_size", "force_patch_dropout",
         "force_quick_gelu", "gather_with_grad", "grad_checkpointing", "grad_clip_norm", "image_interpolation",
         "image_mean", "image_resize_mode", "image_std", "imagenet_val", "local_loss", "lock_image",
@@ -69,7 +70,6 @@ _FAMILIES = {
     "audio": _PAIRS,
     "pretrained_audio": _PAIRS,
     "coca": _PAIRS,
-    "distill": _PAIRS,
     "fsdp": "the loss gathers features over the ranks of DDP, whose towers are whole on every rank",
     "naflex": _FIXED,
     "length_bucketing": _FIXED,

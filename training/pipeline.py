@@ -12,11 +12,15 @@ from training.arrows.begin import begin
 from training.arrows.buckets import bucket
 from training.arrows.clusters import cluster
 from training.arrows.fused import fuse_stages
+from training.arrows.job import Job
 from training.arrows.model import train
+from training.arrows.student import data_of, student_arguments
 from training.preemption import Preemption
 from training.ranks import Ranks
 from training.recipe import Recipe
+from training.recipe_file import to_plain
 from training.reporting import logging_to
+from training.resolve import parse_recipe, resolve
 from training.run_directory import RunDirectory, claim, held, release, sweep
 
 
@@ -40,7 +44,7 @@ def run(recipe: Recipe, ranks: Ranks, preemption: Preemption) -> None:
 
 def _run(recipe: Recipe, directory: RunDirectory, ranks: Ranks, preemption: Preemption) -> None:
     job = begin(recipe, directory, ranks, preemption)
-    data = job.source
+    data = data_of(job, job.source)
     for stage in range(len(recipe.stages)):
         if stage:
             with preemption.excusing_workers():
@@ -50,3 +54,12 @@ def _run(recipe: Recipe, directory: RunDirectory, ranks: Ranks, preemption: Pree
     if recipe.num_stages:
         fuse_stages(job)
     job.trackers.close()
+    if recipe.distill.distill:
+        _teach(job)
+
+
+def _teach(job: Job) -> None:
+    """The student of the fused model, in a run of its own below this one."""
+    output, ranks = job.directory.root / "student", job.ranks
+    arguments = ranks.share(lambda: student_arguments(to_plain(job.recipe), job.directory, output))
+    run(resolve(*parse_recipe(arguments), name=output.name, world_size=ranks.world_size), ranks, job.preemption)

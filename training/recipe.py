@@ -85,11 +85,6 @@ class DataRecipe:
     resize_quality: int = 90
 
     @property
-    def policy(self) -> Policy:
-        """How global batches are made of buckets."""
-        return Policy(leftovers=self.leftovers, min_segment=self.min_segment, lanes=self.lanes, window=self.window)
-
-    @property
     def smaller(self) -> Resize | None:
         """What makes the pictures of buckets smaller."""
         return Resize(self.resize, self.resize_quality) if self.resize is not None else None
@@ -130,6 +125,29 @@ class OptimizationRecipe:
     torchcompile_mode: str | None = field(metadata=FREE)
     torchcompile_backend: str | None = field(metadata=FREE)
     ddp_static_graph: bool = field(metadata=FREE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillRecipe:
+    """What a student learns from whom; a student's model names what it was made from, so all may change in a run.
+
+    distill: the fused model gets a student, of which the next three are. distill_model: this run's model is a student.
+    """
+
+    distill: bool = field(default=False, metadata=FREE)
+    distill_student: str | None = field(default=None, metadata=FREE)
+    distill_epochs: int | None = field(default=None, metadata=FREE)
+    distill_lr: float | None = field(default=None, metadata=FREE)
+    distill_model: str | None = field(default=None, metadata=FREE)
+    distill_pretrained: str | None = field(default=None, metadata=FREE)
+    distill_buckets: str | None = field(default=None, metadata=FREE)
+    distill_ordinary: float = field(default=1.0, metadata=FREE)
+    distill_contrastive: float = field(default=0.0, metadata=FREE)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether this run's model is a student, some of whose batches are of one pseudo-label."""
+        return self.distill_buckets is not None and self.distill_ordinary < 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,6 +223,7 @@ class Recipe:
     data: DataRecipe
     optimization: OptimizationRecipe
     clustering: ClusteringRecipe
+    distill: DistillRecipe
     stages: tuple[StageRecipe, ...]
     saving: SavingRecipe
     reporting: ReportingRecipe
@@ -213,6 +232,17 @@ class Recipe:
     def run_directory(self) -> Path:
         """LOGS/NAME."""
         return Path(self.logs) / self.name
+
+    @property
+    def policy(self) -> Policy:
+        """How global batches are made of buckets, some of a student's of all of them."""
+        return Policy(
+            leftovers=self.data.leftovers,
+            min_segment=self.data.min_segment,
+            lanes=self.data.lanes,
+            window=self.data.window,
+            ordinary=self.distill.distill_ordinary if self.distill.mixes else 0.0,
+        )
 
     @property
     def num_stages(self) -> int:
@@ -226,6 +256,7 @@ GROUPS = {
     "data": DataRecipe,
     "optimization": OptimizationRecipe,
     "clustering": ClusteringRecipe,
+    "distill": DistillRecipe,
     "saving": SavingRecipe,
     "reporting": ReportingRecipe,
 }

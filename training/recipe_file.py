@@ -32,7 +32,8 @@ PREFIXED = {
     "mask_identical", "channels_last", "no_text_cache", "save_steps", "save_minutes", "keep_checkpoints", "skip_broken",
     "max_faults", "fit_share", "fit_group",
     "objective", "temperature", "projection_dim", "queue", "key_momentum", "fuse_on", "crop_scale", "flip", "jitter",
-    "jitter_strengths", "gray", "blur", "blur_sigma",
+    "jitter_strengths", "gray", "blur", "blur_sigma", "distill", "distill_student", "distill_epochs", "distill_lr",
+    "distill_buckets", "distill_ordinary", "distill_contrastive",
 }  # fmt: skip
 _DERIVED = {"global_batch", "diverging_ranks"}
 
@@ -119,17 +120,24 @@ def read_config(file: str) -> Config:
     flat: dict[str, Any] = {}
     for key, value in config.items():
         flat.update(value if key in GROUPS and isinstance(value, dict) else {str(key): value})
-    arguments = ["--mcl-stages", str(len(overrides) - 1)] if is_recipe else []
     known = flag_names() - {"config"}
-    for key, value in flat.items():
-        name = key.replace("-", "_")
-        if name in _DERIVED:
-            continue
-        name = "mcl_" + name if name in PREFIXED else name
-        if name not in known and not why_refused(name):
+    for key in flat:
+        name = _flag_name(key)
+        if name not in known | _DERIVED and not why_refused(name):
             raise UserError(f"--config {path} has the key {key!r}, which is no flag{did_you_mean(name, known)}")
-        arguments += _argument(name, value)
-    return Config(arguments, overrides, is_recipe)
+    stages = ["--mcl-stages", str(len(overrides) - 1)] if is_recipe else []
+    return Config([*stages, *arguments_of(flat)], overrides, is_recipe)
+
+
+def arguments_of(settings: Mapping[str, Any]) -> list[str]:
+    """Values of a recipe as on the command line."""
+    given = {_flag_name(key): value for key, value in settings.items()}
+    return [word for name, value in given.items() if name not in _DERIVED for word in _argument(name, value)]
+
+
+def _flag_name(key: str) -> str:
+    name = key.replace("-", "_")
+    return "mcl_" + name if name in PREFIXED else name
 
 
 def _argument(name: str, value: Any) -> list[str]:

@@ -12,6 +12,7 @@ from mcl_clip.plan.policy import Policy
 from mcl_clip.shards.apart import Apart
 from mcl_clip.shards.captions import caption_keys
 from mcl_clip.shards.sources import repeat_counts
+from training.distill_flags import resolved_distill
 from training.flags import flag, parse
 from training.image_flags import resolved
 from training.needs import check_needs
@@ -22,6 +23,7 @@ from training.reporting import destinations
 _AT_LEAST = {
     **dict.fromkeys(("batch_size", "accum_freq", "epochs", "clusters", "text_clusters", "reservoir", "shard_size"), 1),
     **dict.fromkeys(("keep_checkpoints", "train_num_samples", "val_num_samples", "log_every_n_steps"), 1),
+    **dict.fromkeys(("distill_epochs", "distill_lr"), 0),
     **dict.fromkeys(("stages", "workers", "seed", "warmup", "save_frequency", "save_steps", "save_minutes"), 0),
     **dict.fromkeys(("lr", "wd", "beta1", "beta2", "eps", "momentum", "grad_clip_norm", "force_patch_dropout"), 0),
     "max_faults": 0,
@@ -81,13 +83,14 @@ def resolve(
     values["opt_kwargs"] = dict(values["opt_kwargs"] or ()) or None
     values["wd_exclude"] = values["wd_exclude"] or None
     values |= resolved(values, _spelling)
+    values |= resolved_distill(values, _spelling)
     values["base"] = _base(values)
     groups = {key: group(**{f.name: values[f.name] for f in fields(group)}) for key, group in GROUPS.items()}  # type: ignore[arg-type]
-    _ = groups["data"].policy, groups["data"].smaller  # what is impossible is said now
+    _ = groups["data"].smaller  # what is impossible is said now
     stages = tuple(_stage(values, stage, overrides.get(stage, {})) for stage in range(values["stages"] + 1))
     defaults = {key.removeprefix("mcl_"): value for key, value in vars(parse(["--model", values["model"]])).items()}
     check_needs(values, defaults, stages, _spelling)
-    return Recipe(
+    recipe = Recipe(
         name=name,
         logs=values["logs"],
         seed=values["seed"],
@@ -96,6 +99,8 @@ def resolve(
         stages=stages,
         **groups,
     )
+    _ = recipe.policy
+    return recipe
 
 
 def _base(values: Mapping[str, Any]) -> str:

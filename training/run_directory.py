@@ -20,7 +20,8 @@ from training.recipe import Recipe
 from training.recipe_file import differences, dump
 
 RECIPE = "recipe.yaml"
-_BEFORE_RECIPE = {"source", "validation"}  # may stand in a directory whose recipe is not yet committed
+FIRST = "start"  # what a student starts from
+_BEFORE_RECIPE = {"source", "validation", FIRST}  # may stand in a directory whose recipe is not yet committed
 
 
 class RunDirectory:

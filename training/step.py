@@ -67,14 +67,14 @@ class TrainingStep:
     def _backward_one(self, batch: MicroBatch) -> torch.Tensor:
         with self.autocast():
             output = self.model(*self._inputs(batch))
-            loss = self._loss(batch)(**output, segments=batch.layout, **_text_ids([batch]))
+            loss = self._loss([batch])(**output, segments=batch.layout, **_text_ids([batch]))
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()
         return loss.detach()
 
     def _backward_several(self, batches: Sequence[MicroBatch]) -> torch.Tensor:
         return accumulated_backward(
             self.model,
-            self._loss(batches[0]),
+            self._loss(batches),
             _Inputs(batches, self._inputs),
             segments=batches[0].layout,
             **_text_ids(batches),
@@ -82,8 +82,18 @@ class TrainingStep:
             scaler=self.scaler,
         )
 
-    def _loss(self, batch: MicroBatch) -> Callable[..., torch.Tensor]:
-        return partial(loss_without, batch.missing, self.loss) if batch.missing else self.loss
+    def _loss(self, batches: Sequence[MicroBatch]) -> Callable[..., torch.Tensor]:
+        """The loss with what the learner gives it of all micro-batches, inside the caller's autocast."""
+        missing, targets = batches[0].missing, self._targets(batches)
+        return partial(*((loss_without, missing, self.loss) if missing else (self.loss,)), **targets)
+
+    def _targets(self, batches: Sequence[MicroBatch]) -> dict[str, torch.Tensor]:
+        if self.learner.targets is None:
+            return {}
+        with self.autocast():
+            parts = [self.learner.targets(self.prepare(batch.images), batch.texts) for batch in batches]
+        joined = {name: [part[name] for part in parts] for name in parts[0]}
+        return {name: torch.cat(each) if each[0].ndim else each[0] for name, each in joined.items()}
 
     def _inputs(self, batch: MicroBatch) -> tuple[torch.Tensor, ...]:
         images = self.prepare(batch.images)

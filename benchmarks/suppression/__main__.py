@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.study.models import Arm
 from benchmarks.study.results import read_results
 from benchmarks.study.schedule import run_all
-from benchmarks.study.settings import BASE, CONTROLS, MCL, SOUP
+from benchmarks.study.settings import BASE, CONTROLS, LONGER, MCL, SOUP
 from benchmarks.study.units import units_of
 from benchmarks.suppression.ablations import ablations
 from benchmarks.suppression.generated import Generated
@@ -69,8 +69,12 @@ def _wanted(args: argparse.Namespace) -> Iterator[tuple[Generated, list[Arm]]]:
         for seed in CHOOSING_SEEDS:
             yield _place(args, seed), [CHOSEN.one_tower()[SOUP], *tried_students().values()]
     if args.command in ("confirm-student", "all"):
+        rivals = CHOSEN.one_tower()
+        longer = rivals.pop(LONGER)
         for seed in SEEDS:
-            yield _place(args, seed), list(CHOSEN.one_tower().values())
+            yield _place(args, seed), list(rivals.values())
+        for seed in SEEDS:
+            yield _place(args, seed), [longer]
     if args.command == "ablate":
         for shape, arms in ablations().values():
             yield _place(args, SEEDS[0], shape), arms

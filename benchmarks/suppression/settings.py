@@ -103,12 +103,12 @@ STUDENT_TRIES: dict[str, dict[str, Any]] = {
     "rate 5e-4, half ordinary": {"student_lr": 5e-4, "student_ordinary": 0.5},
     "rate 2e-3, half ordinary": {"student_lr": 2e-3, "student_ordinary": 0.5},
     "rate 1e-3, all ordinary": {"student_lr": 1e-3, "student_ordinary": 1.0},
-    "rate 1e-3, none ordinary": {"student_lr": 1e-3, "student_ordinary": 0.0},
     "rate 1e-3, half ordinary, own loss 0.5": {
         "student_lr": 1e-3,
         "student_ordinary": 0.5,
         "student_contrastive": 0.5,
     },
+    "rate 1e-3, none ordinary": {"student_lr": 1e-3, "student_ordinary": 0.0},
     "rate 1e-3, half ordinary, from the soup": {
         "student_lr": 1e-3,
         "student_ordinary": 0.5,

@@ -1,7 +1,7 @@
 """All stages' image towers as one: images to the fused embedding, common first blocks run once."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -160,17 +160,24 @@ class _Renormalise(nn.Module):
 def _renormalisers(stages: Sequence[Stage]) -> list[_Renormalise | None]:
     """By stage what comes before its tower, None for what is normalised as for the first; of equal ones one object, so
     that the towers behind it are compared."""
-    means, deviations = zip(
-        *((tuple(s.preprocess_cfg["mean"]), tuple(s.preprocess_cfg["std"])) for s in stages), strict=True
-    )
-    found: dict[Any, _Renormalise | None] = {(means[0], deviations[0]): None}
-    for stage, mean, std in zip(stages, means, deviations, strict=True):
-        if (mean, std) not in found:
-            factor = [b / a for a, b in zip(std, deviations[0], strict=True)]
-            offset = [(other - own) / a for own, a, other in zip(mean, std, means[0], strict=True)]
-            device, dtype = reads(stage.model.visual)
-            found[mean, std] = _Renormalise(factor, offset, {"device": device, "dtype": dtype})
-    return [found[key] for key in zip(means, deviations, strict=True)]
+    keys = [(tuple(stage.preprocess_cfg["mean"]), tuple(stage.preprocess_cfg["std"])) for stage in stages]
+    found: dict[Any, _Renormalise | None] = {}
+    for stage, key in zip(stages, keys, strict=True):
+        if key not in found:
+            found[key] = renormaliser(stages[0].preprocess_cfg, stage.preprocess_cfg, *reads(stage.model.visual))
+    return [found[key] for key in keys]
+
+
+def renormaliser(
+    given: Mapping[str, Any], wanted: Mapping[str, Any], device: torch.device, dtype: torch.dtype
+) -> _Renormalise | None:
+    """What makes images that are normalised as `given` says into `wanted`; None where that is the same."""
+    (mean, std), (own_mean, own_std) = ([tuple(each[name]) for name in ("mean", "std")] for each in (given, wanted))
+    if (mean, std) == (own_mean, own_std):
+        return None
+    factor = [other / own for own, other in zip(own_std, std, strict=True)]
+    offset = [(other - own) / a for own, a, other in zip(own_mean, own_std, mean, strict=True)]
+    return _Renormalise(factor, offset, {"device": device, "dtype": dtype})
 
 
 def _image_steps(stage: Stage, renormalise: _Renormalise | None, split: bool) -> list[Step]:

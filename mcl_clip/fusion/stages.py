@@ -75,17 +75,22 @@ def check_stages(stages: Sequence[Stage]) -> None:
                 f"{who} reads {_placed(*ours)}, stage 0 {_placed(*theirs)}: load all stages with one --precision and "
                 "--device"
             )
-        if first.tokenizer is not None and stage.tokenizer is not None:
-            tokens, others = _tokens(first.tokenizer), _tokens(stage.tokenizer)
-            if tokens.shape != others.shape:
-                raise UserError(
-                    f"{who} reads {others.shape[1]} tokens, stage 0 {tokens.shape[1]}: "
-                    "fuse stages of one context length"
-                )
-            if not torch.equal(tokens, others) or vocabulary(stage.tokenizer) != vocabulary(first.tokenizer):
-                raise UserError(f"{who} has another tokenizer than stage 0: fuse stages that share it")
+        if difference := another_text(first.tokenizer, stage.tokenizer):
+            raise UserError(f"{who} {difference} stage 0: fuse stages that share tokenizer and context length")
         if (stage.model.logit_bias is None) != (first.model.logit_bias is None):
             raise UserError(f"{who} and stage 0 differ in form: one is sigmoid (SigLIP), the other softmax (CLIP)")
+
+
+def another_text(ours: Any, theirs: Any) -> str | None:
+    """How the second of two tokenizers differs from the first: "reads 77 tokens, not 32 as"; None where they agree."""
+    if ours is None or theirs is None:
+        return None
+    tokens, others = _tokens(ours), _tokens(theirs)
+    if tokens.shape != others.shape:
+        return f"reads {others.shape[1]} tokens, not {tokens.shape[1]} as"
+    if not torch.equal(tokens, others) or vocabulary(theirs) != vocabulary(ours):
+        return "has another tokenizer than"
+    return None
 
 
 def vocabulary(tokenizer: Any) -> dict[str, int]:

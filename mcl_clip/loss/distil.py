@@ -12,6 +12,9 @@ from mcl_clip.loss.pairs import BLOCK_MEMORY, Pairs, scalar_loss
 from mcl_clip.loss.segment_loss import as_scalar, checked_layout
 from mcl_clip.plan.segments import SegmentLayout
 
+TEACHER_SCALE = "dist_logit_scale"
+"""The one argument that is no feature."""
+
 
 class MCLDistillLoss(nn.Module):
     """open_clip's DistillClipLoss within the segments of the global batch: a student's softmax against a teacher's.

@@ -10,8 +10,11 @@ from mcl_clip.plan.backoff import BackOff, back_off
 from mcl_clip.plan.draws import Draws
 from mcl_clip.plan.interleave import interleave
 from mcl_clip.plan.leftovers import pack_leftovers, split
+from mcl_clip.plan.ordinary import with_ordinary
 from mcl_clip.plan.policy import Policy
 from mcl_clip.plan.segments import Segment, SegmentLayout
+
+ORDINARY_WORDS = 1  # sets the choice of ordinary shards apart from all else that is random in a plan
 
 
 @dataclass(frozen=True)
@@ -153,6 +156,11 @@ def make_plan(
             f"{distinct} samples are fewer than one global batch of {global_batch} "
             "(--batch-size x --accum-freq x processes): lower one of these, or bring more data"
         )
+    if policy.ordinary:
+        if (times > 1).any():
+            raise UserError("repeated samples (--train-data-upsampling-factors) have no ordinary batches beside others")
+        entropy = (seed, stage, epoch, ORDINARY_WORDS)
+        label_paths, shard_label = with_ordinary(label_paths, shard_label, policy.ordinary, entropy)
     label_sizes = np.bincount(shard_label, shard_size, len(label_paths)).astype(np.int64)
     backed_off = back_off(label_paths, label_sizes, policy.min_segment)
     shard_bucket = backed_off.effective[shard_label]

@@ -15,17 +15,25 @@ class Policy:
     leftovers: "pack" (n mod G samples of every bucket share batches of several segments) or "drop" (left out,
     counted). min_segment: pseudo-labels with fewer samples back off to their parent path. lanes: at most so
     many ranges of a bucket are read side by side. window: samples that are shuffled together; a lane is never
-    shorter. Lanes x window samples of a bucket are in play at a time. None: see `lanes_and_window`.
+    shorter. Lanes x window samples of a bucket are in play at a time. None: see `lanes_and_window`. ordinary: share of
+    the shards, others in every epoch, that make ordinary batches, of all pseudo-labels.
     """
 
     leftovers: str = "pack"
     min_segment: int = 32
     lanes: int | None = None
     window: int | None = None
+    ordinary: float = 0.0
 
     def __post_init__(self) -> None:
         if self.leftovers not in ("pack", "drop"):
             raise UserError(f"leftovers must be 'pack' or 'drop', not {self.leftovers!r}")
+        if not 0 <= self.ordinary <= 1:
+            raise UserError(f"the share of ordinary batches is from 0 to 1, not {self.ordinary}")
+        if self.ordinary and self.leftovers == "drop":
+            raise UserError(
+                "leftovers that are dropped are others in every epoch where some batches are ordinary: pack"
+            )
         for name in ("min_segment", "lanes", "window"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -15,6 +15,7 @@ from training.arrows.job import Job
 from training.arrows.saving import save_built
 from training.arrows.scores import score_once
 from training.arrows.stage import StageTraining
+from training.arrows.student import taught_by
 from training.arrows.text_vectors import text_vectors
 from training.build import BuiltModel, check_locks, scratch_seed
 from training.objectives import objective_of
@@ -26,7 +27,11 @@ def train(job: Job, stage: int, data: Manifest) -> None:
     """Make the model of a stage out of its data and the weights that it starts from."""
     keep = stage == 0 and job.recipe.base == "keep"
     weights = job.ranks.share(partial(_first_weights, job, stage))
-    made_from = {"data": "none" if keep else data.hash, "weights": weights}
+    made_from = {
+        "data": "none" if keep else data.hash,
+        "weights": weights,
+        **job.ranks.share(lambda: taught_by(job.recipe)),
+    }
     model = job.directory.model(stage)
     if job.ranks.share(partial(is_finished, model, made_from)):
         log.info(f"stage {stage}: finished before, {model}")
@@ -93,7 +98,7 @@ def _loader(job: Job, stage: int, data: Manifest, built: BuiltModel) -> GlobalBa
         rank=job.ranks.rank,
         world_size=job.ranks.world_size,
         workers=recipe.workers,
-        policy=recipe.policy,
+        policy=job.recipe.policy,
         num_samples=recipe.train_num_samples,
         caption_probs=recipe.caption_probs,
         text_vectors=text_vectors(job, stage, built),

@@ -19,7 +19,7 @@ from training.arrows.saving import SaveClock, save_built
 from training.arrows.text_vectors import with_vectors
 from training.build import BuiltModel, lock, seeded, wrap
 from training.health import LossGuard, check_weights
-from training.objectives import objective_of
+from training.objectives import learner_of
 from training.optimizer import make_optimizer, make_scaler, make_schedule
 from training.preemption import Preempted, Preemption
 from training.ranks import Ranks
@@ -53,7 +53,7 @@ class StageTraining:
         settings, optimization = self.recipe.stages[self.stage], self.recipe.optimization
         self.core = self.built.model
         lock(self.core, settings)
-        self.learner = objective_of(self.recipe).learner(self.built, self.loader.plans[0], self.ranks)
+        self.learner = learner_of(self.recipe, self.built, self.loader.plans[0], self.ranks)
         if optimization.grad_checkpointing:
             self.core.set_grad_checkpointing()
         self.optimizer = make_optimizer(self.core, optimization, settings.lr)

@@ -1,6 +1,7 @@
 """What the arrows and the training loop ask of an objective."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,8 +18,11 @@ from training.recipe import Recipe
 class Learner:
     """A model in training and its loss: `loss(**model(images, texts if any), segments=...)`.
 
-    model: what DDP wraps; what it trains is that of the objective's BuiltModel. loss: over the global batch.
+    model: what DDP wraps; what it trains is that of the objective's BuiltModel. loss: over the global batch. targets:
+    what the loss takes besides, without gradient, of a micro-batch's images and texts.
     """
+
+    targets: Callable[[Tensor, Tensor], dict[str, Tensor]] | None = None
 
     def __init__(self, model: nn.Module, loss: nn.Module) -> None:
         self.model, self.loss = model, loss
