@@ -173,7 +173,7 @@ def test_what_cannot_be_one_model_is_refused_in_words(tmp_path):
         FusedCLIP([stage(vit(1), tokenizer=other), stage(vit(2), tokenizer=more)])
     cases = {
         "one image cannot serve both": [stage(vit(1)), stage(vit(2, image_size=48))],
-        "one context length": [stage(vit(1)), stage(vit(2, context_length=9))],
+        "share tokenizer and context length": [stage(vit(1)), stage(vit(2, context_length=9))],
         "another tokenizer": [stage(vit(1), tokenizer=words), stage(vit(2), tokenizer=other)],
         "sigmoid": [stage(vit(1)), stage(vit(2, init_logit_bias=-10.0))],
         "at least one stage": [],

@@ -62,6 +62,8 @@ def resolved_distill(values: Mapping[str, Any], spelling: Callable[[str], str]) 
     for name, value in found.items():
         if value is not None and not (teaches or is_student):
             raise UserError(f"{spelling(name)} needs --mcl-distill or --distill-model")
+    if not (teaches or is_student):
+        return found
     has_buckets = teaches or values["distill_buckets"] is not None
     if found["distill_ordinary"] is None:
         found["distill_ordinary"] = ORDINARY if has_buckets else 1.0

@@ -132,6 +132,7 @@ class DistillRecipe:
     """What a student learns from whom; a student's model names what it was made from, so all may change in a run.
 
     distill: the fused model gets a student, of which the next three are. distill_model: this run's model is a student.
+    ordinary, contrastive: None where there is no student.
     """
 
     distill: bool = field(default=False, metadata=FREE)
@@ -141,13 +142,13 @@ class DistillRecipe:
     distill_model: str | None = field(default=None, metadata=FREE)
     distill_pretrained: str | None = field(default=None, metadata=FREE)
     distill_buckets: str | None = field(default=None, metadata=FREE)
-    distill_ordinary: float = field(default=1.0, metadata=FREE)
-    distill_contrastive: float = field(default=0.0, metadata=FREE)
+    distill_ordinary: float | None = field(default=None, metadata=FREE)
+    distill_contrastive: float | None = field(default=None, metadata=FREE)
 
     @property
     def mixes(self) -> bool:
         """Whether this run's model is a student, some of whose batches are of one pseudo-label."""
-        return self.distill_buckets is not None and self.distill_ordinary < 1
+        return self.distill_buckets is not None and self.distill_ordinary != 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,7 +242,7 @@ class Recipe:
             min_segment=self.data.min_segment,
             lanes=self.data.lanes,
             window=self.data.window,
-            ordinary=self.distill.distill_ordinary if self.distill.mixes else 0.0,
+            ordinary=self.distill.distill_ordinary or 0.0 if self.distill.mixes else 0.0,
         )
 
     @property

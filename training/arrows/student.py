@@ -60,7 +60,7 @@ def student_arguments(plain: Mapping[str, Any], run: RunDirectory, output: Path,
     told = {name: value for name, value in told.items() if name not in _OTHERWISE}
     told |= {name: value for name in ("epochs", "lr") if (value := distill.get(f"distill_{name}")) is not None}
     if distill.get("distill"):
-        told |= {name: distill[name] for name in ("distill_ordinary", "distill_contrastive")}
+        told |= {name: distill.get(name) for name in ("distill_ordinary", "distill_contrastive")}
     if (buckets / "manifest.json").is_file():
         told["distill_buckets"] = str(buckets)
     return arguments_of(

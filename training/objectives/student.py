@@ -23,7 +23,7 @@ def taught(recipe: Recipe, built: BuiltModel, own: Learner, ranks: Ranks) -> Lea
     Images alone are taught the similarities of backbone features, which are what is fused, between two views.
     """
     settings, temperature = recipe.distill, recipe.objective.temperature
-    assert settings.distill_model is not None
+    assert settings.distill_model is not None and settings.distill_contrastive is not None
     teacher = Teacher(
         settings.distill_model,
         settings.distill_pretrained,
