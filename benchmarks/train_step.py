@@ -67,15 +67,17 @@ def main(arguments: list[str] | None = None) -> int:
         "--objective", default="clip", choices=["clip", "simclr"], help="simclr: on views, against lightly's loop"
     )
     parser.add_argument("--batch-size", type=int, help="(default 64; simclr 256)")
-    parser.add_argument("--steps", type=int, default=25, help="steps of a turn")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each loop, of which the median counts")
+    parser.add_argument("--steps", type=int, help="steps of a turn (default 25; simclr 3)")
+    parser.add_argument("--rounds", type=int, help="turns of each loop, the median counts (default 5; simclr 2)")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--shards", type=int, default=4, help="shards of 256 samples for the end-to-end turns")
     parser.add_argument("--skip-end-to-end", action="store_true")
     parser.add_argument("--locked", action="store_true", help="as `LOCKS`, and ours without the text cache too")
     parser.add_argument("--peak-tflops", type=float, help="of the device at this precision, for its utilisation")
     options = parser.parse_args(arguments)
-    options.batch_size = options.batch_size or (64 if options.objective == "clip" else 256)
+    batch_size, steps, rounds = (64, 25, 5) if options.objective == "clip" else (256, 3, 2)  # steps of 15 s
+    options.batch_size = options.batch_size or batch_size
+    options.steps, options.rounds = options.steps or steps, options.rounds or rounds
     with tempfile.TemporaryDirectory(prefix="train_step-") as folder:
         if options.objective == "clip":
             result = Comparison(options, Path(folder)).run()

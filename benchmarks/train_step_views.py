@@ -29,6 +29,7 @@ from training.reporting import Trackers
 from training.resolve import parse_recipe, resolve
 from training.validation import Validation
 
+WARM = 1  # step of a turn
 BACKBONE, SIZE, LR, MOMENTUM, TEMPERATURE = "mcl_resnet18_small", 32, 0.06, 0.9, 0.5
 
 
@@ -37,12 +38,10 @@ def measure_views(options: argparse.Namespace, folder: Path) -> dict:
     device = torch.device(options.device)
     views = torch.randn(options.batch_size, 2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)).to(device)
     rates: dict[str, list[float]] = {"ours": [], "lightly": []}
-    for turn in range(options.rounds + 1):
+    for turn in range(options.rounds):
         for name in ("ours", "lightly") if turn % 2 else ("lightly", "ours"):
             train = _train_ours if name == "ours" else _train_theirs
-            rate = train(views, options, folder / f"{turn}-{name}")
-            if turn:
-                rates[name].append(rate)
+            rates[name].append(train(views, options, folder / f"{turn}-{name}"))
     return {
         "ours_samples_per_s": round(statistics.median(rates["ours"]), 1),
         "lightly_samples_per_s": round(statistics.median(rates["lightly"]), 1),
@@ -86,7 +85,7 @@ def _train_ours(views: torch.Tensor, options: argparse.Namespace, folder: Path) 
         validation=Validation(recipe, None, views.device),
         made_from={},
     ).run()
-    return batches.rate(options.batch_size)
+    return batches.rate(options.batch_size, WARM)
 
 
 def _train_theirs(views: torch.Tensor, options: argparse.Namespace, folder: Path) -> float:
@@ -103,4 +102,4 @@ def _train_theirs(views: torch.Tensor, options: argparse.Namespace, folder: Path
         optimizer.step()
         optimizer.zero_grad()
     total.item()
-    return batches.rate(options.batch_size)
+    return batches.rate(options.batch_size, WARM)

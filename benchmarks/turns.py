@@ -27,9 +27,9 @@ class Timed:
             self.times.append(time.perf_counter())
             yield batch
 
-    def rate(self, batch_size: int) -> float:
-        """Samples a second from a warm step to the last."""
-        return batch_size * (len(self.times) - 1 - WARM_STEPS) / (self.times[-1] - self.times[WARM_STEPS])
+    def rate(self, batch_size: int, warm: int = WARM_STEPS) -> float:
+        """Samples a second from the first step after `warm` ones to the last."""
+        return batch_size * (len(self.times) - 1 - warm) / (self.times[-1] - self.times[warm])
 
 
 class InTurn(Timed):

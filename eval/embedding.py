@@ -1,6 +1,8 @@
 """Every stage's embeddings of images and texts, each input encoded once."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -9,6 +11,7 @@ from tqdm import tqdm
 
 from eval.data.images import Batch, Sample, batches, content_hash
 from eval.models import ScoredModel
+from mcl_clip.clustering.threads import one_thread_each
 from mcl_clip.errors import UserError
 
 
@@ -25,12 +28,32 @@ def embed_images(
 
     `count` samples are announced by the progress bar. Raises `UserError` on a broken image or embedding.
     """
-    with tqdm(total=count, desc=what, unit="img", disable=not progress) as bar:
+    with tqdm(total=count, desc=what, unit="img", disable=not progress) as bar, _image_encoder(scored) as encode:
         for batch in batches(samples, scored.decoded, batch_size, scored.workers):
-            with torch.inference_mode(), scored.autocast():
-                stages = stage_embeddings(scored.model, image=scored.to_device(batch.pixels))
-            yield [require_finite(stage, "images") for stage in stages], batch
+            yield [require_finite(stage, "images") for stage in encode(batch.pixels)], batch
             bar.update(len(batch.labels))
+
+
+@contextlib.contextmanager
+def _image_encoder(scored: ScoredModel) -> Iterator[Callable[[Tensor], list[Tensor]]]:
+    """Pixels of a batch to raw embeddings of every stage.
+
+    On a CPU each thread has a slice of the batch to itself: threads that share an operation spin where they wait for
+    each other, and take the cores from those that decode.
+    """
+
+    def encode(pixels: Tensor) -> list[Tensor]:
+        with torch.inference_mode(), scored.autocast():
+            return stage_embeddings(scored.model, image=scored.to_device(pixels))
+
+    if scored.device.type != "cpu":
+        yield encode
+        return
+    with (
+        one_thread_each() as count,
+        ThreadPoolExecutor(count, "model", initializer=torch.set_num_threads, initargs=(1,)) as pool,
+    ):
+        yield lambda pixels: [torch.cat(stage) for stage in zip(*pool.map(encode, pixels.chunk(count)), strict=True)]
 
 
 def embed_all_images(

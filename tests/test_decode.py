@@ -212,6 +212,7 @@ def test_normalisation_is_totensor_and_normalize():
         normalise = Normalize(OPENAI_DATASET_MEAN, OPENAI_DATASET_STD, channels_last=channels_last)
         ours = normalise(pixels(image)[None])
         assert ours.is_contiguous(memory_format=normalise.format)
+        assert torch.equal(ours, normalise(pixels(image)[None].contiguous()))  # planes instead of interleaved
         torch.testing.assert_close(ours[0], oracle, rtol=1e-6, atol=2e-6)
         fused = normalise.fused(pixels(image)[None])  # what CUDA runs
         assert fused.is_contiguous(memory_format=normalise.format)

@@ -51,6 +51,13 @@ def expected_keys(loader, epoch):
     return {t: planned_keys(manifest, plan[t].shard, plan[t].ordinal) for t in range(len(plan))}
 
 
+@pytest.mark.parametrize(("workers", "accum_freq"), [(0, 1), (2, 1), (2, 2)])
+def test_pixels_lie_as_they_were_decoded(index, workers, accum_freq):
+    batch = next(iter(loader_of(index, batch_size=8, workers=workers, accum_freq=accum_freq)))
+    assert batch.images.shape[:2] == (8, 3) and batch.images.dtype == torch.uint8
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_an_epoch_is_the_plan(index):
     loader = loader_of(index, workers=2)
     for epoch in (0, 1):

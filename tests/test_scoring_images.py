@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from eval.data.images import Sample, batches
+from eval.embedding import embed_all_images
 from eval.models import ScoredModel
 from mcl_clip.errors import UserError
 from mcl_clip.loading.augment import EvalTransform
@@ -46,6 +47,24 @@ def test_pixels_are_those_of_open_clips_preprocessing(kind, cfg) -> None:
     levels = torch.tensor(PreprocessCfg().std).view(3, 1, 1) * 255
     apart = ((model.to_device(decoded) - expected) * levels).abs()
     assert (apart > 1.001).float().mean() < 5e-4 and apart.max() < 2.001
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_embeddings_are_the_models_however_a_batch_is_sliced(count) -> None:
+    model = scored()
+    data = [encoded(40, 50, "JPEG", seed) for seed in range(count)]
+    samples = [Sample(partial(bytes, each), f"image {label}", label) for label, each in enumerate(data)]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        stages, labels, _ = embed_all_images(model, samples, count, batch_size=4)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
+    with torch.inference_mode():
+        alone = torch.cat([model.model.encode_image(model.to_device(model.decoded(each)[None])) for each in data])
+    assert labels == list(range(count))
+    torch.testing.assert_close(stages[0], alone, rtol=1e-4, atol=1e-5)
 
 
 def test_another_preprocessing_is_called_as_it_is() -> None:

@@ -70,7 +70,7 @@ def batches(
             chunk, futures = ahead.popleft()
             pixels, digests = zip(*(future.result() for future in futures), strict=True)
             begin()
-            yield Batch(torch.stack(pixels), [sample.label for sample in chunk], list(digests))
+            yield Batch(_stacked(pixels), [sample.label for sample in chunk], list(digests))
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -112,6 +112,13 @@ def _load(sample: Sample, decoded: Callable[[bytes], Tensor]) -> tuple[Tensor, b
         return decoded(data), digest_of(sample, data)
     except DecodeError as error:
         raise _broken(sample.where, str(error)) from None
+
+
+def _stacked(images: Sequence[Tensor]) -> Tensor:
+    """[B, 3, H, W]; decoded pixels stay interleaved, so that rows are copied whole."""
+    if images[0].dtype != torch.uint8:
+        return torch.stack(images)
+    return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
 
 
 def _broken(where: str, reason: str) -> UserError:

@@ -83,7 +83,7 @@ class ShardDataset(Dataset):
 
     def __getitem__(self, request: Request) -> Samples:
         count = len(request.shard)
-        images = _shared_empty((count, *self.transform.shape), self.transform.dtype)
+        images = _room(count, self.transform.shape, self.transform.dtype)
         captions: list[str] = []
         keys: list[str] = []
         faults: list[tuple[str, str]] = []
@@ -176,6 +176,13 @@ def sample_words(seed: int, stage: int, epoch: int, shard: np.ndarray, ordinal: 
 
 def _opener(manifest):
     return lru_cache(MAX_OPEN_SHARDS)(manifest.open_shard)
+
+
+def _room(count: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """An empty [count, *shape]; a picture's pixels lie interleaved there, as it was decoded and resized."""
+    if dtype == torch.uint8 and len(shape) == 3:
+        return _shared_empty((count, *shape[1:], shape[0]), dtype).permute(0, 3, 1, 2)
+    return _shared_empty((count, *shape), dtype)
 
 
 def _shared_empty(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:

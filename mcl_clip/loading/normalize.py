@@ -7,7 +7,7 @@ from torch import nn
 class Normalize(nn.Module):
     """(pixel / 255 - mean) / std per channel: uint8 [b, 3, H, W] to `dtype`; floats pass as they are.
 
-    Views [b, views, 3, H, W] too.
+    Pixels may lie in planes or interleaved. Views [b, views, 3, H, W] too.
     """
 
     scale: torch.Tensor
@@ -32,10 +32,10 @@ class Normalize(nn.Module):
             return self(images.flatten(0, 1)).unflatten(0, images.shape[:2])
         if images.dtype == torch.uint8 and images.device.type == "cuda":
             return self.fused(images)
-        images = images.contiguous(memory_format=self.format)
         if images.dtype == torch.uint8:  # step by step, in fp32: rounded alike wherever an image stands in the batch
-            images = images.float().mul_(self.scale).add_(self.shift)
-        return images.to(self.dtype)
+            levels = torch.empty(images.shape, dtype=torch.float32, device=images.device, memory_format=self.format)
+            images = levels.copy_(images).mul_(self.scale).add_(self.shift)
+        return images.contiguous(memory_format=self.format).to(self.dtype)
 
     def fused(self, images: torch.Tensor) -> torch.Tensor:
         """The same in one kernel where the device casts inside it, as CUDA does: uint8 is read, `dtype` written."""

@@ -73,4 +73,4 @@ class Transfer:
         return step
 
     def _room(self, count: int, part: Tensor) -> Tensor:
-        return torch.empty((count, *part.shape[1:]), dtype=part.dtype, device=self.device)
+        return torch.empty_strided((count, *part.shape[1:]), part.stride(), dtype=part.dtype, device=self.device)
