@@ -1,8 +1,9 @@
 """What a fused model costs: four ViT-B-32 stages that differ in the last 4 of 12 image blocks.
 
-Weights are random; what is measured does not depend on them. One tower, the separate towers, the fused model and
-the collapsed one are timed in turn, round after round, and the median of the per-round ratios is reported, so that a
-change of the machine's speed during the run hits all alike. `--json` prints one line of JSON.
+Weights are random; what is measured does not depend on them. One tower, the separate towers, the fused model, the
+collapsed one and a student (mcl-distill), one model of a stage's architecture, are timed in turn, round after round,
+and the median of the per-round ratios is reported, so that a change of the machine's speed hits all alike.
+`--json` prints one line of JSON.
 """
 
 import argparse
@@ -122,6 +123,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             "separate": lambda: torch.cat([model.encode_image(images) for model in models], dim=1),
             "fused": lambda: fused.encode_image(images, normalize=True),
             "compiled": lambda: compiled(images, normalize=True),
+            "student": lambda: models[-1].encode_image(images, normalize=True),
             "collapsed": lambda: collapsed.encode_image(images, normalize=True),
         },
         options.rounds,
@@ -130,7 +132,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     )
     differs = (compiled(images, normalize=True) - fused.encode_image(images, normalize=True)).abs().max().item()
     text = measure(
-        {"one": lambda: models[0].encode_text(texts), "fused": lambda: fused.encode_text(texts)},
+        {
+            "one": lambda: models[0].encode_text(texts),
+            "fused": lambda: fused.encode_text(texts),
+            "student": lambda: models[-1].encode_text(texts, normalize=True),
+        },
         max(options.rounds // 2, 1),
         device,
         options.progress,
@@ -146,6 +152,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "compiled_max_abs_diff": differs,
         "collapsed_vs_one_tower": ratio(image, "collapsed", "one"),
         "collapsed_embedding_size": collapsed.visual.output_dim,
+        "student_cost_vs_one_tower": ratio(image, "student", "one"),
+        "student_text_cost_vs_one_tower": ratio(text, "student", "one"),
+        "student_embedding_size": models[-1].visual.output_dim,
         "embedding_size": fused.visual.output_dim,
         "text_cost_vs_one_tower": ratio(text, "fused", "one"),
         "max_abs_diff": worst,

@@ -206,3 +206,39 @@ def test_one_stage_or_all_stand_side_by_side_with_their_cost(run):
         "| concat | 2.0 x | 1.0 x | 80.0 | 60.0 | - |",
         "| fitted, 0.02 : 0.90 : 0.08 | 2.0 x | 1.0 x | 87.5 | 75.0 | 70.0 |",
     ]
+
+
+def test_a_student_has_its_row_and_its_cost(run):
+    (run / "fused").mkdir()
+    (run / "fused" / "mcl_config.json").write_text(
+        json.dumps(
+            {
+                "format": "mcl_clip.fused",
+                "version": 1,
+                "fusion": "concat",
+                "weights": None,
+                "collapsed": False,
+                "stages": [{"tensors_of": {}}] * 2,
+                "sha256": "",
+                "sharing": {"image": {"steps": 12, "separate": 12}, "text": {"steps": 12, "separate": 12}},
+                "card": {},
+            }
+        )
+    )
+    below = run / "student/scores"
+    below.mkdir(parents=True)
+    (below / "mmvp.json").write_text(json.dumps([row("stage_0", 1.0, 0.72)]))
+    assert "of the fused model" not in write_report(run).read_text()  # not scored on all that the run was
+    for name in ("color", "texture"):
+        found = scores("zeroshot_classification", stage_0={"acc1": 0.8})
+        (below / f"zero_shot_{name}.json").write_text(json.dumps(found))
+    (below / "sugarcrepe.json").write_text(json.dumps(scores("sugarcrepe", stage_0={"accuracy/swap": 0.6})))
+    write_report(run)
+    text = (run / "report.md").read_text()
+    assert "| student | 86.0" in text
+    lines = text[text.index("## One stage or all") :].splitlines()
+    assert [line for line in lines if line.startswith("|")][2:5] == [
+        "| last stage: stage_1 | 1.0 x | 1.0 x | - | - | - |",
+        "| concat | 2.0 x | 2.0 x | 87.5 | 75.0 | 70.0 |",
+        "| student of the fused model | 1.0 x | 1.0 x | 86.0 | 72.0 | 80.0 |",
+    ]

@@ -84,7 +84,17 @@ RATE_OF = {
     MCL: "mcl_lr",
     HARD: "hard_lr",
 }
-CHOSEN = Settings(long_lr=2e-3, ensemble_lr=2e-3, snapshot_lr=2e-3, shuffled_lr=2e-3, mcl_lr=2e-3, hard_lr=5e-4)
+CHOSEN = Settings(
+    long_lr=2e-3,
+    ensemble_lr=2e-3,
+    snapshot_lr=2e-3,
+    shuffled_lr=2e-3,
+    mcl_lr=2e-3,
+    hard_lr=5e-4,
+    student_lr=2e-3,
+    student_ordinary=0.5,
+    student_contrastive=0.0,
+)
 
 
 def tries() -> dict[str, dict[float, Arm]]:

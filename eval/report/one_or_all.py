@@ -1,43 +1,52 @@
-"""What a fused model of fitted weights gains over its stages alone and over concat, and at what cost."""
+"""What all stages fused, or a student of them, gain over one stage alone, and at what cost."""
 
 from typing import Any
 
-from eval.report.run_facts import RunFacts
+from eval.report.run_facts import STUDENT, RunFacts
 from eval.report.verdict import PAIR, types_of
 from eval.scores import percent
 
 
 def one_or_all(facts: RunFacts) -> list[dict[str, Any]]:
-    """Best stage, last stage, concat and fitted side by side; nothing where no weights were fitted."""
-    fit = facts.fused.get("card", {}).get("fit")
+    """One stage, all of them fused and a student side by side; nothing where no weights were fitted and no student is.
+
+    Fitted weights bring the best stage on the pairs that fit, and concat.
+    """
+    fit = facts.fused.get("card", {}).get("fit") if facts.fused.get("fusion") == "fitted" else None
     sharing = facts.fused.get("sharing")
-    if not fit or not sharing or facts.fused["fusion"] != "fitted":
+    has_student = any(each["model"] == STUDENT for results in facts.scores.values() for each in results)
+    if not sharing or not (fit or has_student):
         return []
     stages = len(facts.fused["stages"])
-    best, last = f"stage_{fit['best_stage']}", f"stage_{stages - 1}"
+    last = f"stage_{stages - 1}"
     every = {tower: stages * each["steps"] / each["separate"] for tower, each in sharing.items()}
     one = dict.fromkeys(every, 1.0)
-    shown = [
-        (f"best stage on the pairs that fit: {best}", best, one),
-        (f"last stage: {last}", last, one),
-        ("concat", "fused_concat", every),
-        (f"fitted, {' : '.join(f'{weight:.2f}' for weight in facts.fused['weights'])}", "fused", every),
-    ]
+    shown = [(f"last stage: {last}", last, one)]
+    note = "Percent. Cost: blocks that run for an image or a text, in those of one stage."
+    if fit:
+        best = f"stage_{fit['best_stage']}"
+        weights = " : ".join(f"{weight:.2f}" for weight in facts.fused["weights"])
+        shown.insert(0, (f"best stage on the pairs that fit: {best}", best, one))
+        shown += [("concat", "fused_concat", every), (f"fitted, {weights}", "fused", every)]
+        note += (
+            f" The best stage is that of the least loss on the {fit['pairs']} pairs that the weights were fitted on, "
+        )
+        note += "not of the best scores here."
+    else:
+        shown.append((facts.fused["fusion"], "fused", every))
+    if has_student:
+        shown.append(("student of the fused model", STUDENT, one))
     scores = _scores(facts)
     columns = {name: [found.get(row) for _, row, _ in shown] for name, found in scores.items()}
     rows = []
     for place, (name, _, cost) in enumerate(shown):
-        cells = [{"text": f"{cost[tower]:.1f} x", "shade": 0, "best": False, "note": ""} for tower in ("image", "text")]
+        cells = [{"text": f"{cost[tower]:.1f} x", "shade": 0, "best": False, "note": ""} for tower in every]
         for values in columns.values():
             value, known = values[place], [value for value in values if value is not None]
             is_best = value is not None and value == max(known)
             cells.append({"text": percent(value), "shade": value or 0, "best": is_best, "note": ""})
         rows.append({"model": name, "cells": cells})
-    note = (
-        "Percent. Cost: blocks that run for an image or a text, in those of one stage. The best stage is that of the "
-        f"least loss on the {fit['pairs']} pairs that the weights were fitted on, not of the best scores here."
-    )
-    header = ["cost, images", "cost, texts", *columns]
+    header = [*(f"cost, {tower}s" for tower in every), *columns]
     return [{"title": "One stage or all", "note": note, "picture": None, "table": {"header": header, "rows": rows}}]
 
 

@@ -17,6 +17,8 @@ from mcl_clip.fusion.files import is_fused, read_fused_config
 from mcl_clip.shards.manifest import Manifest
 
 ATTRIBUTE_SAMPLES = 20_000
+STUDENT = "student"
+"""The run below a run, and its row."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def read_run(run: Path) -> RunFacts:
     return RunFacts(
         name=run.name,
         recipe=yaml.safe_load(recipe.read_text()) if recipe.is_file() else {},
-        scores={path.stem: read_scores(path) for path in sorted(scores.glob("*.json"))},
+        scores=_with_student(_scores(scores), _scores(run / STUDENT / "scores")),
         losses={number: _metrics(stage / "metrics.jsonl") for number, stage in enumerate(stages)},
         clusterings=[
             _clustering(number, stage / "clusters", source)
@@ -67,6 +69,19 @@ def read_run(run: Path) -> RunFacts:
         failed=_failed(scores / SUITE),
         fused=read_fused_config(run / "fused") if is_fused(run / "fused") else {},
     )
+
+
+def _scores(directory: Path) -> dict[str, list[dict[str, Any]]]:
+    return {path.stem: read_scores(path) for path in sorted(directory.glob("*.json"))}
+
+
+def _with_student(
+    scores: dict[str, list[dict[str, Any]]], of_student: dict[str, list[dict[str, Any]]]
+) -> dict[str, list[dict[str, Any]]]:
+    """A row of the student behind those of the stages, where it was scored on all that they were."""
+    if not scores.keys() <= of_student.keys():
+        return scores
+    return {name: [*results, {**of_student[name][0], "model": STUDENT}] for name, results in scores.items()}
 
 
 def _failed(path: Path) -> dict[str, str]:
