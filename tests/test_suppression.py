@@ -22,7 +22,17 @@ from benchmarks.suppression.ablations import ablations
 from benchmarks.suppression.generated import Generated
 from benchmarks.suppression.measures import MEASURES, score
 from benchmarks.suppression.page import write_page
-from benchmarks.suppression.settings import CHOSEN, LOCKED, RATE_OF, RELATIVES, SEEDS, Settings, oracle_name, tries
+from benchmarks.suppression.settings import (
+    CHOSEN,
+    LOCKED,
+    RATE_OF,
+    RELATIVES,
+    SEEDS,
+    Settings,
+    oracle_name,
+    tried_students,
+    tries,
+)
 from benchmarks.suppression.summary import PLACE, differences, suppressed, towers
 from benchmarks.suppression.world import labels_alike, make_world
 from demo.features import FEATURES, NAMES
@@ -219,6 +229,21 @@ def test_paired_differences_ignore_what_seeds_share(tmp_path):
     assert "texture alone makes 100%" in page
     assert (tmp_path / "arms_mean.svg").stat().st_size > 1000
     assert json.loads((tmp_path / "results.json").read_text())["suppressed"] == "texture"
+
+
+def test_a_student_is_shown_beside_its_rivals_as_soon_as_there_is_one(tmp_path):
+    write(tmp_path, 0.2)
+    assert "for the price of one" not in (tmp_path / "README.md").read_text()
+    for seed in SEEDS[:3]:
+        for name, arm in CHOSEN.one_tower().items():
+            invent(tmp_path, arm, seed, 0.17 if name == STUDENT else 0.02)
+    invent(tmp_path, tried_students()["rate 1e-3, all ordinary"], 100, 0.1)
+    write_page(tmp_path, read_results(tmp_path / "units"))
+    section = (tmp_path / "README.md").read_text().partition("for the price of one")[2]
+    assert "| student | 1.0 | 4 | 84.8 " in section and "| soup | 1.0 | 3 | 82.3 " in section
+    assert "| MCL, concat | -0.5 ± 0.0 | -3.2 ± 0.2 |" in section
+    assert "| one long run, a share more | +2.5 ± 0.0 |" in section
+    assert "| rate 1e-3, all ordinary | 100.0 |" in section and "| rate 1e-3, none ordinary | - | - | - |" in section
 
 
 def test_a_loss_is_called_a_loss_and_no_seed_claims_nothing(tmp_path):

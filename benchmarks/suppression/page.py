@@ -14,6 +14,7 @@ from benchmarks.suppression.measures import MEASURES
 from benchmarks.suppression.plots import TITLES, draw_arms
 from benchmarks.suppression.sections import cost, every_arm, features, fusions, secondary
 from benchmarks.suppression.settings import CHOOSING_SEEDS, CHOSEN, RATE_OF, RATES, SEEDS, World, tries
+from benchmarks.suppression.students import one_tower
 from benchmarks.suppression.summary import PLACE, differences, finished, headline, suppressed, values_of
 from demo.features import NAMES
 from mcl_clip.artifacts import atomic_path, write_json
@@ -77,6 +78,7 @@ def write_page(directory: Path, results: Results) -> None:
             "![Mean of all features, every arm](arms_mean.svg)\n",
             f"![{hidden}, every arm](arms_suppressed.svg)\n",
             fusions(results, hidden),
+            one_tower(results, hidden),
             every_arm(results, hidden),
             secondary(results, hidden),
             features(results),
@@ -86,7 +88,8 @@ def write_page(directory: Path, results: Results) -> None:
     else:
         parts.append("## What came out\n\nNot all runs are there yet; `make study` goes on.\n")
         if len(values_of(results, CHOSEN.arms()[MCL], "pairs mean")) > 1:
-            parts.append(fusions(results, suppressed(results)))
+            hidden = suppressed(results)
+            parts += [fusions(results, hidden), one_tower(results, hidden)]
     parts += [_rates(results), _ablations(results), _runs(results)]
     with atomic_path(directory / "README.md") as temporary:
         temporary.write_text("\n".join(part for part in parts if part).rstrip() + "\n", encoding="utf-8")

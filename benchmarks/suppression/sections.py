@@ -20,7 +20,7 @@ from demo.features import NAMES
 def fusions(results: Results, hidden: str) -> str:
     """MCL under each fusion beside one stage."""
     arm = CHOSEN.arms()[MCL]
-    measures = _measures(hidden)
+    measures = measures_with(hidden)
     rows = [
         [
             fusion,
@@ -35,7 +35,7 @@ def fusions(results: Results, hidden: str) -> str:
         "percent. Weights are fitted, and the best stage is chosen, on the captions that were set apart; mean "
         f"weights {' : '.join(f'{weight:.2f}' for weight in np.mean(weights, 0))}.\n\n"
     )
-    text += table(["", "towers", *(_title(measure) for measure in measures)], rows)
+    text += table(["", "towers", *(title(measure) for measure in measures)], rows)
     rows = [
         [
             f"{FITTED} minus {other}",
@@ -43,12 +43,12 @@ def fusions(results: Results, hidden: str) -> str:
         ]
         for other in (CONCAT, BEST_ALONE)
     ]
-    return text + "\nPaired by seed, points:\n\n" + table(["", *(_title(measure) for measure in measures)], rows)
+    return text + "\nPaired by seed, points:\n\n" + table(["", *(title(measure) for measure in measures)], rows)
 
 
 def every_arm(results: Results, hidden: str) -> str:
     """All arms under two fusions."""
-    measures = _measures(hidden)
+    measures = measures_with(hidden)
     arms = [*arms_of(results).values(), CHOSEN.oracle()[ORACLE]]
     text = f"## Every arm\n\nPercent. The oracle ran on seeds {' and '.join(map(str, ORACLE_SEEDS))} only.\n"
     for fusion in (CONCAT, FITTED):
@@ -61,7 +61,7 @@ def every_arm(results: Results, hidden: str) -> str:
             for arm in arms
             if values_of(results, arm, measures[0])
         ]
-        text += f"\nFused by `{fusion}`:\n\n" + table(["arm", "towers", *(_title(each) for each in measures)], rows)
+        text += f"\nFused by `{fusion}`:\n\n" + table(["arm", "towers", *(title(each) for each in measures)], rows)
     return text
 
 
@@ -78,13 +78,13 @@ def secondary(results: Results, hidden: str) -> str:
                 control,
                 *(
                     points(interval(differences(results, arms[method], arms[control], measure)))
-                    for measure in _measures(hidden)
+                    for measure in measures_with(hidden)
                 ),
             ]
             for control in (*CONTROLS, HARD)
             if control in arms
         ]
-        header = [f"{method} minus", *(_title(measure) for measure in _measures(hidden))]
+        header = [f"{method} minus", *(title(measure) for measure in measures_with(hidden))]
         text += "\n" + table(header, rows)
     return text
 
@@ -130,10 +130,12 @@ def _runs_of(results: Results, arm: Arm) -> Sequence[Run]:
     ]
 
 
-def _measures(hidden: str) -> list[str]:
+def measures_with(hidden: str) -> list[str]:
+    """Every measure's mean and that of the feature that stage 0 suppressed."""
     return [f"{measure} {feature}" for measure in MEASURES for feature in ("mean", hidden)]
 
 
-def _title(measure: str) -> str:
+def title(measure: str) -> str:
+    """Of a column."""
     name, _, feature = measure.partition(" ")
     return f"{TITLES[name]}, {feature}"
