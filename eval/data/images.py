@@ -114,7 +114,7 @@ def _load(sample: Sample, decoded: Callable[[bytes], Tensor]) -> tuple[Tensor, b
         raise _broken(sample.where, str(error)) from None
 
 
-def _stacked(images: Sequence[Tensor]) -> Tensor:
+def _stacked(images: tuple[Tensor, ...]) -> Tensor:
     """[B, 3, H, W]; decoded pixels stay interleaved, so that rows are copied whole."""
     if images[0].dtype != torch.uint8:
         return torch.stack(images)
