@@ -10,7 +10,7 @@ HOST := $(if $(OPEN_CLIP),$(abspath $(or $(wildcard $(OPEN_CLIP)/src),$(OPEN_CLI
 # A process of tests to each core, at most four; the tests of a file share its fixtures.
 PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: help install demo test test-long test-minimums lint bench bench-gpu study study-emoji clean
+.PHONY: help install demo test test-long test-minimums lint bench bench-gpu study study-emoji study-images clean
 
 help:
 	@echo "make install    .venv with mcl_clip and everything it needs (about 6 GB: torch brings CUDA)"
@@ -20,6 +20,7 @@ help:
 	@echo "make lint       ruff and mypy               make bench       every benchmark, one line of JSON each"
 	@echo "make bench-gpu  what only a CUDA device can say, at most 8 minutes -> docs/results-gpu.json, docs/results-gpu.md"
 	@echo "make study      does it work? MCL against controls of equal compute -> docs/study/"
+	@echo "make study-images  the same on images alone, SimCLR -> docs/study-images/"
 	@echo "make study-emoji  the same on real drawings, fetched with npm -> docs/study-emoji/"
 
 $(BIN)/python:
@@ -77,6 +78,10 @@ $(VENV)/.installed-study: $(VENV)/.installed
 
 study-emoji: $(VENV)/.installed-study
 	$(BIN)/python -m benchmarks.emoji all
+
+study-images: $(VENV)/.installed-study
+	$(BIN)/python -m benchmarks.emoji data
+	$(BIN)/python -m benchmarks.images all
 
 clean:
 	rm -rf $(VENV) .venv-minimums build *.egg-info

@@ -8,12 +8,13 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
+from torch.nn.functional import cross_entropy
 
 from eval.data.classification import open_set
 from eval.linear_probe import evaluate, main
 from eval.models import ScoredModel
-from eval.tasks.linear_probe import features, probe
-from eval.tasks.logistic import fit
+from eval.tasks.linear_probe import STRENGTHS, features, probe
+from eval.tasks.logistic import _Problem, fit
 from mcl_clip import load
 from mcl_clip.errors import UserError
 from mcl_clip.models.stage_model import save_stage_model
@@ -55,6 +56,18 @@ def test_a_probe_scores_as_scikit_learns_does() -> None:
     twin = LogisticRegression(C=strength, max_iter=1000).fit(train, labels)
     ours, theirs = (predicted == truth * 10).mean(), twin.score(test, truth)
     assert 0.5 < theirs < 0.95 and abs(ours - theirs) <= 0.001
+
+
+@pytest.mark.parametrize(("samples", "width"), [(64, 96), (400, 12)])
+def test_a_fit_ends_within_the_tolerance(samples, width) -> None:
+    train, numbers = clusters(samples, 10, width, 3)
+    features, labels = torch.from_numpy(train), torch.from_numpy(numbers)
+    axes = _Problem(features, labels, 10).axes
+    for strength, found in zip(STRENGTHS, fit(features, labels, 10, STRENGTHS, tolerance=1e-4), strict=True):
+        weights, intercepts = (each.double().requires_grad_() for each in (found.weights, found.intercepts))
+        loss = cross_entropy(features.double() @ weights + intercepts, labels)
+        (loss + weights.square().sum() / (2 * strength * samples)).backward()
+        assert (axes.T.double() @ weights.grad).abs().max() <= 1.1e-4, strength
 
 
 def test_reads_a_linear_label_and_nothing_from_noise() -> None:

@@ -134,12 +134,12 @@ def score_unit(place: Place, arm: Arm) -> None:
     parts = [_embeddings(place, model) for model in arm.models]
     found, fit = {CONCAT: place.score(parts, world, CONCAT)}, None
     if len(parts) > 1:
-        found["mean-cosine"] = place.score(parts, world, "mean-cosine")
         found[LAST_ALONE] = place.score(parts[-1:], world, CONCAT)
     if len(parts) > 1 and place.has_captions:
         fit = fit_arm(place, world, arm, parts)
         best = int(np.argmin(fit.loss_alone))
         found[FITTED] = place.score(parts, world, FITTED, fit.weights)
+        found["mean-cosine"] = place.score(parts, world, "mean-cosine")
         found[BEST_ALONE] = place.score(parts[best : best + 1], world, CONCAT)
     write_json(
         place.scored(arm),

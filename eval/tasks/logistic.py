@@ -3,6 +3,7 @@
 Minimises what scikit-learn's does for an inverse strength C: mean cross-entropy + |W|^2 / (2 C n), the intercept free.
 """
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -47,12 +48,19 @@ def fit(
 
         def closure(point=point, scale=scale, penalty=penalty) -> Tensor:
             value, gradient = problem.value_and_gradient(point * scale, penalty)
-            point.grad = gradient * scale * (gradient.abs().max() > tolerance)  # zero ends it
+            if gradient.abs().max() <= tolerance:
+                raise _Reached  # at this point; a line search that is told nothing of it may go on, and get lost
+            point.grad = gradient * scale
             return value
 
-        solver.step(closure)
+        with contextlib.suppress(_Reached):
+            solver.step(closure)
         weights = point.detach() * scale
         yield problem.classifier(weights)
+
+
+class _Reached(Exception):
+    """A point within the tolerance."""
 
 
 class _Problem:

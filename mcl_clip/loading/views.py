@@ -56,7 +56,11 @@ class ViewsTransform:
 
     def __call__(self, data: bytes, words: np.ndarray) -> tuple[torch.Tensor, bool]:
         image, fast = decode_rgb(data)
-        return torch.stack([self._view(image, _uniforms(words[0], view)) for view in range(self.views)]), fast
+        return self.of_image(image, words), fast
+
+    def of_image(self, image: torch.Tensor, words: np.ndarray) -> torch.Tensor:
+        """The views of an image that is decoded, uint8 [3, height, width]."""
+        return torch.stack([self._view(image, _uniforms(words[0], view)) for view in range(self.views)])
 
     def _view(self, image: torch.Tensor, uniforms: np.ndarray) -> torch.Tensor:
         how, numbers = self.augmentations, iter(uniforms[WORDS:].tolist())
