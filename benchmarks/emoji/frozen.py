@@ -1,7 +1,7 @@
-"""What the frozen parts of the real towers say of every drawing and caption: computed once, kept by content."""
+"""What the frozen parts of the real towers say of every drawing and caption: computed once, looked up by content."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,47 +10,62 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.emoji.shards import pixels_of
+from benchmarks.emoji.data import drawn_packages
+from benchmarks.emoji.shards import pixels_of, read_shards
 from benchmarks.emoji.towers import FrozenBlocks, FrozenText, image_trunk
 from mcl_clip.artifacts import atomic_path
 
 PART = 500
 
 
-class Frozen:
-    """The towers in `towers`, and below `kept` what they said.
-
-    Drawings are PNG files, float16 maps [N, C, H, W] come back; texts are strings, float32 vectors [N, D] come back.
+def freeze(data: Path, towers: Path, kept: Path, progress: bool = False) -> None:
+    """Write `kept`/{{drawings,texts}}/PACKAGE.safetensors where they do not stand yet: a float16 map [C, H, W] of every
+    drawing, a float32 vector of every caption, named by the SHA-256 of its bytes.
     """
-
-    def __init__(self, towers: Path, kept: Path):
-        self.towers, self.kept = towers, kept
-
-    def drawings(self, name: str, pngs: Sequence[bytes], progress: bool = False) -> Tensor:
-        """Maps of `pngs`; new ones are computed and kept under `name`."""
-
-        def see(missing: Sequence[bytes]) -> Tensor:
-            blocks = FrozenBlocks(image_trunk(self.towers))
-            parts = tqdm(range(0, len(missing), PART), desc=name, disable=not progress)
-            pixels = (np.stack([pixels_of(png) for png in missing[start : start + PART]]) for start in parts)
-            return torch.cat([blocks(torch.from_numpy(each)) for each in pixels])
-
-        return self._looked_up(name, pngs, see)
-
-    def texts(self, name: str, texts: Sequence[str]) -> Tensor:
-        """Vectors of `texts`."""
-        return self._looked_up(name, [text.encode() for text in texts], self._read)
-
-    def _read(self, missing: Sequence[bytes]) -> Tensor:
-        return FrozenText(self.towers)([text.decode() for text in missing])
-
-    def _looked_up(self, name: str, contents: Sequence[bytes], see: Callable[[Sequence[bytes]], Tensor]) -> Tensor:
-        path = self.kept / f"{name}.safetensors"
-        known = load_file(path) if path.is_file() else {}
-        keys = [hashlib.sha256(content).hexdigest() for content in contents]
-        missing = {key: content for key, content in zip(keys, contents, strict=True) if key not in known}
-        if missing:
-            known |= dict(zip(missing, see(list(missing.values())).unbind(), strict=True))
+    for package in tqdm(drawn_packages(data), desc="packages seen by the frozen towers", disable=not progress):
+        for kind, see in (("drawings", _see), ("texts", _read)):
+            path = kept / kind / f"{package}.safetensors"
+            if path.is_file():
+                continue
+            samples = read_shards(sorted((data / "shards" / package).glob("*.tar")))
+            contents = [each.png if kind == "drawings" else each.caption.encode() for each in samples]
+            unique = {_key(content): content for content in contents}
+            found = see(towers, list(unique.values())).unbind()
             with atomic_path(path) as temporary:
-                save_file({key: each.contiguous() for key, each in known.items()}, temporary)
-        return torch.stack([known[key] for key in keys])
+                save_file({key: each.contiguous() for key, each in zip(unique, found, strict=True)}, temporary)
+
+
+class Frozen:
+    """What stands in `kept`, for `make_world` to put in place of pixels and tokens."""
+
+    def __init__(self, kept: Path):
+        self.known = {
+            kind: {key: each for path in sorted((kept / kind).iterdir()) for key, each in load_file(path).items()}
+            for kind in ("drawings", "texts")
+        }
+
+    def drawings(self, pngs: Sequence[bytes]) -> Tensor:
+        """float16 maps [N, C, H, W]."""
+        return self._of("drawings", pngs)
+
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """float32 vectors [N, D]."""
+        return self._of("texts", [text.encode() for text in texts])
+
+    def _of(self, kind: str, contents: Sequence[bytes]) -> Tensor:
+        known = self.known[kind]
+        return torch.stack([known[_key(content)] for content in contents]) if contents else torch.zeros(0)
+
+
+def _key(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _see(towers: Path, pngs: Sequence[bytes]) -> Tensor:
+    blocks = FrozenBlocks(image_trunk(towers))
+    parts = (pngs[start : start + PART] for start in range(0, len(pngs), PART))
+    return torch.cat([blocks(torch.from_numpy(np.stack([pixels_of(png) for png in part]))) for part in parts])
+
+
+def _read(towers: Path, texts: Sequence[bytes]) -> Tensor:
+    return FrozenText(towers)([text.decode() for text in texts])

@@ -1,6 +1,7 @@
 """What an arm's models know of an artist that they have never seen."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,29 +12,30 @@ from benchmarks.study.captioned import embed_texts
 from benchmarks.study.place import CHUNK, embed_images
 from eval.tasks.pair_similarities import mean_of_groups, pair_similarities
 from mcl_clip.fusion.combine import fuse_embeddings
-from mcl_clip.openclip.models import CLIP
+
+See = Callable[[Tensor], Tensor]
 
 
 @torch.inference_mode()
-def train_embeddings(model: CLIP, world: World) -> dict[str, Tensor]:
-    """Raw embeddings of the training set, as float16."""
+def train_embeddings(model: Any, world: World, see: See = normalized) -> dict[str, Tensor]:
+    """Raw embeddings of the training set, as float16; `see` makes a model's input of what stands for images."""
     return {
-        "train": _embed_images(model, world.train).half(),
+        "train": _embed_images(model, world.train, see).half(),
         "train_texts": embed_texts(model, world.tokens).half(),
     }
 
 
 @torch.inference_mode()
-def embeddings(model: CLIP, world: World) -> dict[str, Tensor]:
+def embeddings(model: Any, world: World, see: See = normalized) -> dict[str, Tensor]:
     """Raw embeddings of everything that is fitted on or scored."""
     return {
-        "fit": _embed_images(model, world.fit),
+        "fit": _embed_images(model, world.fit, see),
         "fit_texts": embed_texts(model, world.fit_tokens),
-        "pairs": _embed_images(model, world.pairs),
+        "pairs": _embed_images(model, world.pairs, see),
         "pair_texts": embed_texts(model, world.pair_tokens),
         "classes": embed_texts(model, world.classes),
-        "known": _embed_images(model, world.known.images),
-        "unseen": _embed_images(model, world.unseen.images),
+        "known": _embed_images(model, world.known.images, see),
+        "unseen": _embed_images(model, world.unseen.images, see),
     }
 
 
@@ -55,9 +57,8 @@ def score(
     return found
 
 
-def _embed_images(model: CLIP, images: Tensor) -> Tensor:
-    """Raw image embeddings [N, D] of uint8 images."""
-    return torch.cat([embed_images(model, normalized(chunk)) for chunk in images.split(CHUNK)])
+def _embed_images(model: Any, images: Tensor, see: See) -> Tensor:
+    return torch.cat([embed_images(model, see(chunk)) for chunk in images.split(CHUNK)])
 
 
 def _accuracy(images: Tensor, classes: Tensor, scored: Scored) -> float:

@@ -1,5 +1,6 @@
 """The drawings in memory: what is trained on, and what the artist that was held out is scored on."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 import mcl_clip.models  # noqa: F401  registers the tower
 from benchmarks.emoji.data import ARTIST, drawn_packages, shard_paths
-from benchmarks.emoji.shards import Sample, Samples, in_memory, pixels_of, read_shards
+from benchmarks.emoji.shards import pixels_of, read_shards
 from benchmarks.study.groups import FIT, is_apart
 from eval.data.mmvp import read_pairs
 from mcl_clip import seeds
@@ -56,29 +57,57 @@ class World:
         return len(self.captions)
 
 
-def make_world(data: Path, artist: str, seed: int, fit_share: float = 0.0) -> World:
-    """Everything for one held-out artist; `seed` draws which captions (a share of `fit_share`) are set apart to fit."""
+def pixels(pngs: Sequence[bytes]) -> Tensor:
+    """uint8 [N, H, W, 3] of PNG files."""
+    return torch.from_numpy(np.stack([pixels_of(each) for each in pngs])) if pngs else torch.zeros(0, 0, 0, 3).byte()
+
+
+def token_ids(captions: Sequence[str]) -> Tensor:
+    """int64 [N, context]; what is said more than once is tokenized once."""
+    tokenizer = open_clip.get_tokenizer(MODEL)
+    unique = list(dict.fromkeys(captions))
+    place = {caption: number for number, caption in enumerate(unique)}
+    return tokenizer(unique)[[place[caption] for caption in captions]] if captions else torch.zeros(0, 0)
+
+
+def make_world(
+    data: Path,
+    artist: str,
+    seed: int,
+    fit_share: float = 0.0,
+    see: Callable[[Sequence[bytes]], Tensor] = pixels,
+    read: Callable[[Sequence[str]], Tensor] = token_ids,
+) -> World:
+    """Everything for one held-out artist; `seed` draws which captions (a share of `fit_share`) are set apart to fit.
+
+    see, read: of PNG files and of captions, what stands in the world for images and token ids.
+    """
     samples = read_shards(shard_paths(data, training_packages(data, artist)))
     apart = [is_apart(each.caption, fit_share, seed, FIT) for each in samples]
-    train = in_memory([each for each, out in zip(samples, apart, strict=True) if not out])
+    train = [each for each, out in zip(samples, apart, strict=True) if not out]
     fit = [each for each, out in zip(samples, apart, strict=True) if out]
     pairs = read_pairs(data / "artists" / artist / "pairs")
     zero_shot = data / "artists" / artist / "zero_shot"
     names = (zero_shot / "classnames.txt").read_text(encoding="utf-8").splitlines()
-    known, unseen = (_scored(zero_shot / split, names) for split in ("known", "unseen"))
+    place = {name: number for number, name in enumerate(names)}
+
+    def scored(split: str) -> Scored:
+        shown = read_shards(sorted((zero_shot / split).glob("*.tar")))
+        return Scored(see([each.png for each in shown]), np.array([place[each.caption] for each in shown], np.int64))
+
     return World(
-        train=torch.from_numpy(train.images),
-        tokens=token_ids(train.captions),
-        captions=train.captions,
-        fit=_images([each.png for each in fit], train),
-        fit_tokens=token_ids([each.caption for each in fit]),
+        train=see([each.png for each in train]),
+        tokens=read([each.caption for each in train]),
+        captions=[each.caption for each in train],
+        fit=see([each.png for each in fit]),
+        fit_tokens=read([each.caption for each in fit]),
         fit_captions=[each.caption for each in fit],
-        pairs=_images([path.read_bytes() for pair in pairs for path in pair.images], train),
-        pair_tokens=token_ids([text for pair in pairs for text in pair.statements]),
+        pairs=see([path.read_bytes() for pair in pairs for path in pair.images]),
+        pair_tokens=read([text for pair in pairs for text in pair.statements]),
         pair_types=[pair.type for pair in pairs],
-        classes=token_ids(names),
-        known=known,
-        unseen=unseen,
+        classes=read(names),
+        known=scored("known"),
+        unseen=scored("unseen"),
     )
 
 
@@ -97,14 +126,6 @@ def world_key(data: Path, artist: str, fit_share: float) -> str:
 def scored_key(data: Path, artist: str, drawings: str) -> str:
     """Changes with the artist's pairs and zero-shot sets, and with `drawings`, a `world_key`."""
     return sha256_json([read_json(data / "artists" / artist / "manifest.json")["files"], drawings])[:12]
-
-
-def token_ids(captions: list[str]) -> Tensor:
-    """int64 [N, context]; what is said more than once is tokenized once."""
-    tokenizer = open_clip.get_tokenizer(MODEL)
-    unique = list(dict.fromkeys(captions))
-    place = {caption: number for number, caption in enumerate(unique)}
-    return tokenizer(unique)[[place[caption] for caption in captions]] if captions else torch.zeros(0, 0)
 
 
 def normalized(images: Tensor) -> Tensor:
@@ -128,17 +149,3 @@ class Moved:
             self.epoch, self.moves = epoch, torch.from_numpy(drawn)
         top, left = self.moves[rows].T[..., None] + torch.arange(self.side)
         return normalized(self.padded[rows[:, None, None], top[:, :, None], left[:, None, :]])
-
-
-def _scored(directory: Path, names: list[str]) -> Scored:
-    place = {name: number for number, name in enumerate(names)}
-    samples: list[Sample] = read_shards(sorted(directory.glob("*.tar")))
-    return Scored(
-        torch.from_numpy(in_memory(samples).images), np.array([place[each.caption] for each in samples], np.int64)
-    )
-
-
-def _images(pngs: list[bytes], like: Samples) -> Tensor:
-    if not pngs:
-        return torch.zeros(0, *like.images.shape[1:], dtype=torch.uint8)
-    return torch.from_numpy(np.stack([pixels_of(each) for each in pngs]))

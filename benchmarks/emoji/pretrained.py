@@ -1,0 +1,67 @@
+"""The places of the real towers: the same artists, held out of what is trained of two pretrained towers."""
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.emoji.frozen import Frozen
+from benchmarks.emoji.held_out import HeldOut
+from benchmarks.emoji.measures import embeddings, train_embeddings
+from benchmarks.emoji.tail import EMBED, Tail
+from benchmarks.emoji.towers import SIDE, UNLOCKED, image_trunk
+from benchmarks.emoji.wheels import IMAGE_TOWER, TEXT_TOWER
+from benchmarks.emoji.world import World, make_world
+from benchmarks.study.models import Model
+from benchmarks.study.teaching import Images
+from mcl_clip.artifacts import sha256_json
+
+
+@dataclass(frozen=True)
+class Pretrained(HeldOut):
+    """`towers` holds the wheels' members, `kept` what `freeze` wrote; `data` is drawn at the image tower's size."""
+
+    towers: Path = field(kw_only=True)
+    kept: Path = field(kw_only=True)
+
+    @property
+    def name(self) -> str:
+        """The artist, and that these are other models than those from scratch."""
+        return f"{self.artist}, real towers"
+
+    @property
+    def drawn(self) -> str:
+        """Changes with the training drawings and the towers."""
+        towers = [IMAGE_TOWER.sha256, TEXT_TOWER.sha256, SIDE, UNLOCKED, EMBED]
+        return sha256_json([super().drawn, towers])[:12]
+
+    def make_world(self) -> World:
+        """Maps before the first unlocked block for images, the text tower's vectors for token ids."""
+        frozen = Frozen(self.kept)
+        return make_world(self.data, self.artist, self.seed, self.fit_share, frozen.drawings, frozen.texts)
+
+    def new_model(self, draw: int) -> Tail:
+        """Pretrained blocks, and projections of (seed, draw)."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1000 * self.seed + draw)
+            return Tail(_trunk(self.towers))
+
+    def images(self, world: World, model: Model) -> Images:
+        """As the frozen blocks saw them."""
+        return lambda rows, epoch: world.train[rows].float()
+
+    def train_embeddings(self, model: Any, world: World) -> dict[str, Tensor]:
+        """Of maps."""
+        return train_embeddings(model, world, Tensor.float)
+
+    def embeddings(self, model: Any, world: World) -> dict[str, Tensor]:
+        """Of maps."""
+        return embeddings(model, world, Tensor.float)
+
+
+@lru_cache(maxsize=1)
+def _trunk(towers: Path) -> Any:
+    return image_trunk(towers)
