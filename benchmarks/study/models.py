@@ -44,7 +44,7 @@ class Model:
 
     mean_of: it starts from the mean of these models' weights instead. teacher: it learns from these.
     shift: pictures are moved by up to so many pixels, anew in every epoch. hardness: beta of hard-negative NCE. locked:
-    the text tower and the first half of the image tower stay as they start.
+    the text tower and the first half of the image tower stay as they start. projections: all stays but the projections.
     """
 
     recipe: Recipe
@@ -54,6 +54,7 @@ class Model:
     shift: int = 0
     hardness: float = 0.0
     locked: bool = False
+    projections: bool = False
     mean_of: tuple["Model", ...] = ()
     teacher: Teacher | None = None
 
@@ -76,7 +77,7 @@ class Model:
 
 def _without_absent(fields: list[tuple[str, Any]]) -> dict[str, Any]:
     """What most models do not have is left out where it is absent: their keys are older than it."""
-    return {name: value for name, value in fields if value or name not in ("mean_of", "teacher")}
+    return {name: value for name, value in fields if value or name not in ("mean_of", "teacher", "projections")}
 
 
 @dataclass(frozen=True)

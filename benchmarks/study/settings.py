@@ -74,10 +74,14 @@ class Settings:
             min_segment=self.min_segment,
         )
 
+    def independent(self, lr: float, draw: int = 0, shares: int = 1) -> Model:
+        """A model on ordinary batches that shares nothing with one of another `draw`."""
+        return Model(recipe=self.recipe(lr, shares), draw=draw, shift=self.shift)
+
     @property
     def base(self) -> Model:
         """Stage 0."""
-        return Model(recipe=self.recipe(self.lr), shift=self.shift)
+        return self.independent(self.lr)
 
     def further(
         self, lr: float, *, start: str = "previous", labels: bool = False, dealt: tuple[Model, ...] = (), **own: Any
@@ -106,12 +110,11 @@ class Settings:
 
     def arms(self) -> dict[str, Arm]:
         """All arms by name, in the order of the report."""
-        independent = replace(self.base, recipe=self.recipe(self.ensemble_lr))
         mcl = self.further(self.mcl_lr, labels=True)
         arms = {
             BASE: (self.base,),
-            LONG: (replace(self.base, recipe=self.recipe(self.long_lr, self.stages + 1)),),
-            ENSEMBLE: tuple(replace(independent, draw=draw) for draw in range(self.stages + 1)),
+            LONG: (self.independent(self.long_lr, shares=self.stages + 1),),
+            ENSEMBLE: tuple(self.independent(self.ensemble_lr, draw) for draw in range(self.stages + 1)),
             SNAPSHOTS: self.further(self.snapshot_lr),
             SHUFFLED: self.further(self.shuffled_lr, dealt=mcl),
             MCL: mcl,
@@ -135,5 +138,5 @@ class Settings:
             teacher=Teacher(models=stages, contrastive=self.student_contrastive, scale=self.student_scale),
         )
         shares = self.stages + 1 + self.student_shares
-        longer = replace(self.base, recipe=self.recipe(self.long_lr, shares))
+        longer = self.independent(self.long_lr, shares=shares)
         return {name: Arm(name, (model,)) for name, model in ((STUDENT, student), (SOUP, soup), (LONGER, longer))}

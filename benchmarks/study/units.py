@@ -66,6 +66,8 @@ def train_unit(place: Place, model: Model) -> None:
     if model.locked:
         trained.lock_image_tower(unlocked_groups=UNLOCKED_GROUPS)
         trained.lock_text_tower()
+    if model.projections:
+        trained.lock_towers()
     started = time.process_time()
     labels = labels_of(place, world, model.negatives)
     labelled = time.process_time()
