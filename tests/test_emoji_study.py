@@ -13,7 +13,7 @@ from benchmarks.emoji.__main__ import main
 from benchmarks.emoji.data import generate
 from benchmarks.emoji.held_out import HeldOut
 from benchmarks.emoji.measures import score
-from benchmarks.emoji.settings import CHOSEN, TRIES
+from benchmarks.emoji.settings import STUDIES
 from benchmarks.emoji.world import Moved, Scored, World, make_world, normalized
 from benchmarks.study.hard_negatives import HardNegatives
 from benchmarks.study.models import with_needs
@@ -57,8 +57,9 @@ def test_further_stages_remember_all_stages_and_the_shuffled_ones_get_the_same_l
 
 
 def test_every_try_trains_other_models_of_mcl():
-    keys = {replace(Settings(), **changed).arms()[MCL].key for changed in TRIES.values()}
-    assert len(keys) == len(TRIES)
+    for study in STUDIES.values():
+        keys = {study.tried(name)[MCL].key for name in study.tries}
+        assert len(keys) == len(study.tries)
 
 
 def test_moved_pictures_are_shifted_copies_never_mirrored():
@@ -171,7 +172,8 @@ def test_commands_say_what_to_do_first(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["choose", "--tries", "nonsense"])
     assert "as a first look" in capsys.readouterr().err
-    if CHOSEN is None:
-        with pytest.raises(SystemExit):
-            main(["confirm"])
-        assert "CHOSEN" in capsys.readouterr().err
+    for name, study in STUDIES.items():
+        if study.chosen is None:
+            with pytest.raises(SystemExit):
+                main(["confirm", "--towers", name, "--results", str(tmp_path)])
+            assert "before it is chosen" in capsys.readouterr().err

@@ -3,26 +3,28 @@
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.emoji.data import generate
 from benchmarks.emoji.drawings import SIDES
 from benchmarks.emoji.figure import draw_pairs
+from benchmarks.emoji.frozen import freeze
 from benchmarks.emoji.held_out import HeldOut
 from benchmarks.emoji.page import write_page
+from benchmarks.emoji.pretrained import Pretrained
 from benchmarks.emoji.settings import (
     CHOOSING_ARTIST,
     CHOOSING_SEEDS,
-    CHOSEN,
     CONFIRMING_ARTISTS,
     CONFIRMING_SEEDS,
-    TRIED_ARMS,
-    TRIES,
+    FROM_SCRATCH,
+    REAL_TOWERS,
+    STUDIES,
 )
+from benchmarks.emoji.towers import KEY
+from benchmarks.emoji.towers import SIDE as REAL_SIDE
 from benchmarks.study.models import Arm
 from benchmarks.study.schedule import run_all
-from benchmarks.study.settings import Settings
 from benchmarks.study.units import units_of
 from mcl_clip.errors import UserError, exit_on_user_error
 
@@ -37,18 +39,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.command != "report" and args.processes < 1:
         raise UserError("--processes must be at least 1")
     if args.command in ("data", "all"):
-        data = generate(
-            args.results / f"data-{args.side}",
-            args.results / "npm",
-            side=args.side,
-            seed=args.seed,
-            processes=args.processes,
-            progress=progress,
-        )
-        print(f"data: {data}")
-        if args.side == SIDE:
-            draw_pairs(args.report / "pairs.png", data)
+        for side in (args.side,) if args.command == "data" else (SIDE, REAL_SIDE):
+            data = generate(
+                _data(args, side),
+                args.results / "npm",
+                side=side,
+                seed=args.seed,
+                processes=args.processes,
+                progress=progress,
+            )
+            print(f"data: {data}")
+            if side == SIDE:
+                draw_pairs(args.report / "pairs.png", data)
     if args.command in ("choose", "confirm", "all"):
+        if REAL_TOWERS in args.towers:
+            freeze(_data(args, REAL_SIDE), *_frozen(args), progress)
         units = [unit for place, arms in _wanted(args) for unit in units_of(place, arms)]
         run_all(units, processes=args.processes, progress=progress, what="epochs")
     if args.command != "data":
@@ -59,23 +64,36 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _wanted(args: argparse.Namespace) -> Iterator[tuple[HeldOut, list[Arm]]]:
     """Which arms to score where: seed by seed, so that every seed is whole before the next one starts."""
-    if args.command != "confirm":
-        for name in args.tries:
-            if name not in TRIES:
-                raise UserError(f"--tries knows {', '.join(map(repr, TRIES))}, not {name!r}")
-        tries = [replace(Settings(), **TRIES[name]).arms() for name in args.tries]
-        for seed in CHOOSING_SEEDS[: args.seeds]:
-            yield _place(args, CHOOSING_ARTIST, seed), [found[arm] for found in tries for arm in TRIED_ARMS]
-    if CHOSEN is not None and args.command != "choose":
-        for seed in CONFIRMING_SEEDS:
-            for artist in CONFIRMING_ARTISTS:
-                yield _place(args, artist, seed), list(CHOSEN.arms().values())
-    if CHOSEN is None and args.command == "confirm":
-        raise UserError("nothing is confirmed before it is chosen: set CHOSEN in benchmarks/emoji/settings.py")
+    for name in args.towers:
+        study = STUDIES[name]
+        if args.command != "confirm":
+            tries = args.tries or list(study.tries)
+            for unknown in set(tries) - set(study.tries):
+                raise UserError(f"--tries knows {', '.join(map(repr, study.tries))} of {name}, not {unknown!r}")
+            for seed in CHOOSING_SEEDS[: args.seeds]:
+                yield _place(args, name, CHOOSING_ARTIST, seed), [a for t in tries for a in study.tried(t).values()]
+        if study.chosen is not None and args.command != "choose":
+            for seed in CONFIRMING_SEEDS:
+                for artist in CONFIRMING_ARTISTS:
+                    yield _place(args, name, artist, seed), list(study.chosen.arms().values())
+        if study.chosen is None and args.command == "confirm":
+            raise UserError(f"nothing is confirmed before it is chosen: benchmarks/emoji/settings.py, {name}")
 
 
-def _place(args: argparse.Namespace, artist: str, seed: int) -> HeldOut:
-    return HeldOut(args.results / "models", args.report / "units", seed, args.results / f"data-{SIDE}", artist)
+def _place(args: argparse.Namespace, name: str, artist: str, seed: int) -> HeldOut:
+    stand = args.results / "models", args.report / "units", seed
+    if name == FROM_SCRATCH:
+        return HeldOut(*stand, _data(args, SIDE), artist)
+    towers, kept = _frozen(args)
+    return Pretrained(*stand, _data(args, REAL_SIDE), artist, towers=towers, kept=kept)
+
+
+def _data(args: argparse.Namespace, side: int) -> Path:
+    return args.results / f"data-{side}"
+
+
+def _frozen(args: argparse.Namespace) -> tuple[Path, Path]:
+    return args.results / "towers", args.results / f"frozen-{KEY}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -91,11 +109,13 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument(
         "--seed", type=int, default=0, help="of the order and of what is kept out (default 0, the study's)"
     )
-    everything.set_defaults(side=SIDE, seed=0)
-    for command in (choose, everything):
+    everything.set_defaults(seed=0)
+    for command in (choose, confirm, everything):
         command.add_argument(
-            "--tries", nargs="+", default=list(TRIES), metavar="TRY", help="of settings.py (default all)"
+            "--towers", nargs="+", choices=list(STUDIES), default=list(STUDIES), help="which study (default both)"
         )
+    for command in (choose, everything):
+        command.add_argument("--tries", nargs="+", metavar="TRY", help="of settings.py (default all)")
         command.add_argument("--seeds", type=int, default=len(CHOOSING_SEEDS), help="how many (default all)")
     for command in (data, choose, confirm, report, everything):
         command.add_argument(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
@@ -19,17 +20,19 @@ PART = 500
 
 
 def freeze(data: Path, towers: Path, kept: Path, progress: bool = False) -> None:
-    """Write `kept`/{{drawings,texts}}/PACKAGE.safetensors where they do not stand yet: a float16 map [C, H, W] of every
-    drawing, a float32 vector of every caption, named by the SHA-256 of its bytes.
+    """Write `kept`/{{drawings,texts}}/PACKAGE.safetensors where not all of it stands there yet.
+
+    They hold a float16 map [C, H, W] of every drawing and a float32 vector of every caption, named by the SHA-256 of its
+    bytes.
     """
     for package in tqdm(drawn_packages(data), desc="packages seen by the frozen towers", disable=not progress):
         for kind, see in (("drawings", _see), ("texts", _read)):
             path = kept / kind / f"{package}.safetensors"
-            if path.is_file():
-                continue
             samples = read_shards(sorted((data / "shards" / package).glob("*.tar")))
             contents = [each.png if kind == "drawings" else each.caption.encode() for each in samples]
             unique = {_key(content): content for content in contents}
+            if path.is_file() and unique.keys() <= _keys(path):
+                continue
             found = see(towers, list(unique.values())).unbind()
             with atomic_path(path) as temporary:
                 save_file({key: each.contiguous() for key, each in zip(unique, found, strict=True)}, temporary)
@@ -59,6 +62,11 @@ class Frozen:
 
 def _key(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
+
+
+def _keys(path: Path) -> set[str]:
+    with safe_open(path, "pt") as file:
+        return set(file.keys())
 
 
 def _see(towers: Path, pngs: Sequence[bytes]) -> Tensor:

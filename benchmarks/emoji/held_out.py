@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from benchmarks.emoji.measures import embeddings, score, train_embeddings
-from benchmarks.emoji.world import MODEL, Moved, World, make_world, scored_key, world_key
+from benchmarks.emoji.world import MODEL, Moved, World, make_world, normalized, scored_key, world_key
 from benchmarks.study.captioned import CaptionedPlace
 from benchmarks.study.models import Model
 from benchmarks.study.teaching import Images
@@ -50,6 +52,16 @@ class HeldOut(CaptionedPlace):
         """Moved about on white."""
         return Moved(world.train, model.shift, self.seed, model.draw)
 
-    train_embeddings = staticmethod(train_embeddings)
-    embeddings = staticmethod(embeddings)
+    def see(self, images: Tensor) -> Tensor:
+        """A model's input of what stands for images in the world."""
+        return normalized(images)
+
+    def train_embeddings(self, model: Any, world: World) -> dict[str, Tensor]:
+        """Of images and of texts."""
+        return train_embeddings(model, world, self.see)
+
+    def embeddings(self, model: Any, world: World) -> dict[str, Tensor]:
+        """Of the fit set, and of what is scored."""
+        return embeddings(model, world, self.see)
+
     score = staticmethod(score)

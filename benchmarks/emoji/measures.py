@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.emoji.world import Scored, World, normalized
+from benchmarks.emoji.world import Scored, World
 from benchmarks.study.captioned import embed_texts
 from benchmarks.study.place import CHUNK, embed_images
 from eval.tasks.pair_similarities import mean_of_groups, pair_similarities
@@ -17,7 +17,7 @@ See = Callable[[Tensor], Tensor]
 
 
 @torch.inference_mode()
-def train_embeddings(model: Any, world: World, see: See = normalized) -> dict[str, Tensor]:
+def train_embeddings(model: Any, world: World, see: See) -> dict[str, Tensor]:
     """Raw embeddings of the training set, as float16; `see` makes a model's input of what stands for images."""
     return {
         "train": _embed_images(model, world.train, see).half(),
@@ -26,7 +26,7 @@ def train_embeddings(model: Any, world: World, see: See = normalized) -> dict[st
 
 
 @torch.inference_mode()
-def embeddings(model: Any, world: World, see: See = normalized) -> dict[str, Tensor]:
+def embeddings(model: Any, world: World, see: See) -> dict[str, Tensor]:
     """Raw embeddings of everything that is fitted on or scored."""
     return {
         "fit": _embed_images(model, world.fit, see),

