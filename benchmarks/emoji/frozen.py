@@ -22,8 +22,8 @@ PART = 500
 def freeze(data: Path, towers: Path, kept: Path, progress: bool = False) -> None:
     """Write `kept`/{{drawings,texts}}/PACKAGE.safetensors where not all of it stands there yet.
 
-    They hold a float16 map [C, H, W] of every drawing and a float32 vector of every caption, named by the SHA-256 of its
-    bytes.
+    They hold a float16 map [C, H, W] of every drawing and a float32 vector of every caption, named by the SHA-256 of
+    its bytes.
     """
     for package in tqdm(drawn_packages(data), desc="packages seen by the frozen towers", disable=not progress):
         for kind, see in (("drawings", _see), ("texts", _read)):
