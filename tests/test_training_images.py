@@ -1,6 +1,7 @@
 """Training on images alone: the same run, from tars to the fused model, with another objective."""
 
 import json
+import signal
 
 import pytest
 import timm
@@ -17,7 +18,7 @@ from mcl_clip.shards.captions import NO_CAPTIONS
 from mcl_clip.shards.index import index_sources
 from mcl_clip.shards.manifest import Manifest
 from tests.image_runs import READS_FOLDERS, WITHOUT_CAPTIONS, image_command
-from tests.jobs import finish, run_job, start, wait_for
+from tests.jobs import count_events, finish, run_job, start, wait_for
 from tests.tars import write_shards
 from tests.test_linear_probe import class_folders
 from tests.tiny_runs import command, fingerprint, losses, metrics
@@ -120,6 +121,28 @@ def test_a_run_that_was_ended_goes_on_with_the_same_bits(tmp_path, objective):
     assert run_job(flags, log) == [0], log.read_text()
     assert fingerprint(stopped) == fingerprint(whole)
     assert [losses(stopped, stage) for stage in (0, 1)] == [losses(whole, stage) for stage in (0, 1)]
+
+
+@pytest.mark.parametrize("objective", ["simclr", "moco"])
+def test_killed_anywhere_a_run_ends_with_the_same_bits(tmp_path, objective):
+    whole, killed, log = tmp_path / "whole", tmp_path / "killed", tmp_path / "log"
+    more = ("--mcl-queue", "50") if objective == "moco" else ()
+    saving = ("--mcl-save-steps", "3", "--mcl-keep-checkpoints", "1")
+    flags = image_command(whole, objective, "--mcl-stages", "1", *saving, *more)
+    events = count_events(flags, log)
+    assert events > 100
+    flags[flags.index("--logs") + 1] = f"{killed}/runs"
+    for event in (events // 5, events // 4, events // 3):  # together fewer than a run has
+        assert finish(start(flags, log, die_at=event)) == -signal.SIGKILL, log.read_text()
+    rows = killed / "runs/run/stage_1/metrics.jsonl"
+    job = start(flags, log)
+    wait_for(lambda: (rows.exists() and rows.read_text().count("\n") >= 5) or not job.is_alive())
+    job.kill()
+    assert finish(job) == -signal.SIGKILL, log.read_text()
+    assert run_job(flags, log) == [0], log.read_text()
+    assert fingerprint(killed) == fingerprint(whole)
+    assert [losses(killed, stage) for stage in (0, 1)] == [losses(whole, stage) for stage in (0, 1)]
+    assert not list(killed.rglob(".*.tmp"))
 
 
 def test_projections_are_clustered_and_fused_where_asked_for(tmp_path):

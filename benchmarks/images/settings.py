@@ -75,7 +75,7 @@ class Settings(study.Settings):
 
 
 # Every arm's own rate, and the rule of MCL, tried on the choosing seeds; all tries stay, with their results.
-RATES = (3e-3, 6e-3, 1.2e-2)
+RATES = (6e-3, 1.2e-2)
 RATE_OF = {
     LONG: "long_lr",
     ENSEMBLE: "ensemble_lr",
@@ -86,10 +86,8 @@ RATE_OF = {
 }
 RULES: dict[str, dict[str, Any]] = {
     "as the study": {},
-    "K = 3": {"clusters": 3},
     "K = 10": {"clusters": 10},
     "clusters of projections": {"clustered": "projections"},
-    "labels of the last stage alone": {"last_labels_only": True},
 }
 CHOSEN = Settings()
 
