@@ -34,18 +34,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         plain = yaml.safe_load((run / RECIPE).read_text())
         if not is_fused(run / "fused"):
             raise UserError(f"{run} has no fused model yet: train it to its end, then distill")
-        told = student_arguments(plain, RunDirectory(run), output, options.train_data or "")
+        told = student_arguments(
+            plain, RunDirectory(run), output, options.train_data or "", student=options.student or ""
+        )
     elif is_fused(teacher):
         if not options.train_data:
             raise UserError(f"--train-data is missing: {teacher} is no run, whose data were known")
         told = ["--distill-model", str(teacher), "--train-data", options.train_data, "--mcl-base", "train"]
         told += ["--logs", str(output.parent), "--name", output.name]
-        told += [] if options.student else ["--model", f"local-dir:{_last_stage(teacher, output)}"]
+        told += ["--model", options.student or f"local-dir:{_last_stage(teacher, output)}"]
     else:
         raise UserError(
             f"{teacher} is neither a run ({RECIPE}) nor a fused model; to learn from another: mcl-train --distill-model"
         )
-    told += ["--model", options.student] if options.student else []
     return train([*told, *flags])
 
 

@@ -6,8 +6,7 @@ from typing import Any
 
 from mcl_clip.plan.policy import Policy
 from mcl_clip.shards.resize import Resize
-
-FREE = {"free": True}  # does not change results, so another value may resume the run
+from training.objective_recipe import FREE, DistillRecipe, ObjectiveRecipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,28 +27,6 @@ class ModelRecipe:
     image_interpolation: str | None
     image_resize_mode: str | None
     cache_dir: str | None = field(metadata=FREE)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ObjectiveRecipe:
-    """What is trained for. All but the name is None for "clip"; the views' settings are of `Augmentations`.
-
-    fuse_on: which embedding of the stages is fused.
-    """
-
-    objective: str = "clip"
-    temperature: float | None = None
-    projection_dim: int | None = None
-    queue: int | None = None
-    key_momentum: float | None = None
-    fuse_on: str | None = None
-    crop_scale: list[float] | None = None
-    flip: float | None = None
-    jitter: float | None = None
-    jitter_strengths: list[float] | None = None
-    gray: float | None = None
-    blur: float | None = None
-    blur_sigma: list[float] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,30 +102,6 @@ class OptimizationRecipe:
     torchcompile_mode: str | None = field(metadata=FREE)
     torchcompile_backend: str | None = field(metadata=FREE)
     ddp_static_graph: bool = field(metadata=FREE)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DistillRecipe:
-    """What a student learns from whom; a student's model names what it was made from, so all may change in a run.
-
-    distill: the fused model gets a student, of which the next three are. distill_model: this run's model is a student.
-    ordinary, contrastive: None where there is no student.
-    """
-
-    distill: bool = field(default=False, metadata=FREE)
-    distill_student: str | None = field(default=None, metadata=FREE)
-    distill_epochs: int | None = field(default=None, metadata=FREE)
-    distill_lr: float | None = field(default=None, metadata=FREE)
-    distill_model: str | None = field(default=None, metadata=FREE)
-    distill_pretrained: str | None = field(default=None, metadata=FREE)
-    distill_buckets: str | None = field(default=None, metadata=FREE)
-    distill_ordinary: float | None = field(default=None, metadata=FREE)
-    distill_contrastive: float | None = field(default=None, metadata=FREE)
-
-    @property
-    def mixes(self) -> bool:
-        """Whether this run's model is a student, some of whose batches are of one pseudo-label."""
-        return self.distill_buckets is not None and self.distill_ordinary != 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from training.recipe import Recipe
 from training.recipe_file import arguments_of
 from training.run_directory import RunDirectory
 
+_GROUPS = ("optimization", "data", "objective", "saving", "reporting")
 _OTHERWISE = {
     "train_data_upsampling_factors", "fit_share", "fit_group", "dataset_type", "csv_img_key", "csv_caption_key",
     "csv_separator", "shard_size", "index_only", "resize", "resize_quality", "init", "clusters", "labels",
@@ -48,17 +49,22 @@ def taught_by(recipe: Recipe) -> dict[str, str]:
     }
 
 
-def student_arguments(plain: Mapping[str, Any], run: RunDirectory, output: Path, train_data: str = "") -> list[str]:
+def student_arguments(
+    plain: Mapping[str, Any], run: RunDirectory, output: Path, train_data: str = "", student: str = ""
+) -> list[str]:
     """The command line of a student of a run: what its recipe says of training, with the settings of its last stage.
 
     plain: recipe.yaml. Without `train_data` it is the run's own. The buckets are the last stage's, where they stand.
+    student: a --model, which is trained whole, instead of the last stage.
     """
     last = max(plain["stages"])
     distill, source, buckets = plain.get("distill") or {}, run.source / "manifest.json", run.buckets(last)
-    told = {**plain["optimization"], **plain["data"], **plain["objective"], **plain["saving"], **plain["reporting"]}
-    told |= {name: plain["model"][name] for name in ("siglip", "cache_dir")} | plain["stages"][last]
+    told = {name: value for group in _GROUPS for name, value in plain.get(group, {}).items()}
+    told |= {name: plain["model"].get(name) for name in ("siglip", "cache_dir")} | plain["stages"][last]
     told = {name: value for name, value in told.items() if name not in _OTHERWISE}
     told |= {name: value for name in ("epochs", "lr") if (value := distill.get(f"distill_{name}")) is not None}
+    if student := student or distill.get("distill_student") or "":
+        told = {name: value for name, value in told.items() if not name.startswith("lock_")}
     if distill.get("distill"):
         told |= {name: distill.get(name) for name in ("distill_ordinary", "distill_contrastive")}
     if (buckets / "manifest.json").is_file():
@@ -68,7 +74,7 @@ def student_arguments(plain: Mapping[str, Any], run: RunDirectory, output: Path,
         | {
             "seed": plain["seed"],
             "base": "train",
-            "model": distill.get("distill_student") or f"local-dir:{run.model(last)}",
+            "model": student or f"local-dir:{run.model(last)}",
             "train_data": train_data or (str(run.source) if source.is_file() else plain["data"]["train_data"]),
             "distill_model": str(run.fused),
             "logs": str(output.parent),
