@@ -57,11 +57,11 @@ class Settings(study.Settings):
     ifm_lr: float = 6e-3
     mcl_lr: float = 6e-3
 
-    @property
-    def base(self) -> ViewsModel:
-        """Stage 0."""
+    def independent(self, lr: float, draw: int = 0, shares: int = 1) -> ViewsModel:
+        """Of two views."""
         return ViewsModel(
-            recipe=self.recipe(self.lr),
+            recipe=self.recipe(lr, shares),
+            draw=draw,
             augmentations=self.augmentations,
             temperature=self.temperature,
             epsilon=self.epsilon,
