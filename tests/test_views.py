@@ -6,6 +6,7 @@ import torch
 import torchvision.transforms.functional as TF
 
 from mcl_clip.loading import colour
+from mcl_clip.loading.decode import decode_rgb
 from mcl_clip.loading.loader import GlobalBatchLoader
 from mcl_clip.loading.views import BLUR_FROM, Augmentations, ViewsTransform, views_transform
 from mcl_clip.shards.captions import NO_CAPTIONS
@@ -51,6 +52,7 @@ def test_views_differ_and_depend_on_the_samples_words_alone():
     data = image_bytes(1, size=40)
     views, fast = transform(data, words)
     assert views.shape == transform.shape == (2, 3, 24, 24) and views.dtype == torch.uint8 and fast
+    assert torch.equal(transform.of_image(decode_rgb(data)[0], words), views)
     assert not torch.equal(views[0], views[1])
     assert torch.equal(transform(data, words.copy())[0], views)
     assert not torch.equal(transform(data, words[1:])[0], views)
