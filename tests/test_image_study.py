@@ -16,7 +16,7 @@ from benchmarks.images.implicit import ModifiedNTXent
 from benchmarks.images.measures import MEASURES, PROJECTIONS, score
 from benchmarks.images.page import write_page
 from benchmarks.images.places import Drawings, Trifeature, all_views
-from benchmarks.images.settings import CHOSEN, IFM, PLAIN, RATE_OF, SEEDS, Settings, rules, tries
+from benchmarks.images.settings import CHOSEN, IFM, PLAIN, RATE_OF, SEEDS, Settings, ViewsModel, rules, tries
 from benchmarks.images.summary import PLACE, primary, suppressed
 from benchmarks.images.trifeature import COLOURS, FEATURES, SHAPES, TEXTURES, render
 from benchmarks.images.world import UNKNOWN, Labelled, World, make_world
@@ -76,6 +76,7 @@ def test_every_arm_has_equal_compute_and_every_model_is_trained_after_what_it_ne
         for model in with_needs(arm.models):
             assert seen.issuperset(model.needs)
             seen.add(model)
+    assert all(isinstance(model, ViewsModel) for arm in arms.values() for model in arm.models)
     assert {model.epsilon for model in arms[IFM].models} == {0.1}
     assert {model.epsilon for name in arms if name != IFM for model in arms[name].models} == {0.0}
 

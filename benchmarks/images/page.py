@@ -126,15 +126,15 @@ def write_page(directory: Path, results: Results) -> None:
 
 
 def _introduction() -> str:
-    world, base = World(), CHOSEN.base
+    world = World()
     return INTRODUCTION.format(
         images=world.images,
         probe=world.probe_images,
         test=world.test_images,
         width=WIDTHS[-1],
         projection=PROJECTION,
-        temperature=base.temperature,
-        low=base.augmentations.scale[0],
+        temperature=CHOSEN.temperature,
+        low=CHOSEN.augmentations.scale[0],
         epochs=CHOSEN.epochs,
         batch=CHOSEN.batch,
         clusters=CHOSEN.clusters,
