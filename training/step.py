@@ -84,8 +84,10 @@ class TrainingStep:
 
     def _loss(self, batches: Sequence[MicroBatch]) -> Callable[..., torch.Tensor]:
         """The loss with what the learner gives it of all micro-batches, inside the caller's autocast."""
-        missing, targets = batches[0].missing, self._targets(batches)
-        return partial(*((loss_without, missing, self.loss) if missing else (self.loss,)), **targets)
+        targets = self._targets(batches)
+        if missing := batches[0].missing:
+            return partial(loss_without, missing, self.loss, **targets)
+        return partial(self.loss, **targets)
 
     def _targets(self, batches: Sequence[MicroBatch]) -> dict[str, torch.Tensor]:
         if self.learner.targets is None:

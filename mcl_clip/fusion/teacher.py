@@ -29,11 +29,12 @@ class Teacher:
     def __init__(
         self, spec: str, pretrained: str | None, student: Stage, device: torch.device, precision: str = "fp32"
     ) -> None:
+        model: Any
         model, _, tokenizer = load(spec, device, precision, pretrained)
-        self._model: Any = model.requires_grad_(False)
-        _check(spec, self._model, tokenizer, student)
-        first: Any = self._model.stages[0] if hasattr(self._model, "num_stages") else self._model
-        wanted = self._model.visual.preprocess_cfg
+        _check(spec, model, tokenizer, student)
+        first = model.stages[0] if hasattr(model, "num_stages") else model
+        wanted = model.visual.preprocess_cfg
+        self._model = model.requires_grad_(False)
         self._renormalise = renormaliser(student.preprocess_cfg, wanted, *reads(first.visual))
 
     @torch.no_grad()
