@@ -11,7 +11,7 @@ from benchmarks.emoji.data import generate
 from benchmarks.emoji.figure import draw_pairs
 from benchmarks.emoji.settings import CHOOSING_ARTIST, CONFIRMING_ARTISTS, CONFIRMING_SEEDS, FROM_SCRATCH, STUDIES
 from benchmarks.study.results import read_results
-from benchmarks.study.settings import BASE, CONTROLS, LONG, MCL, SHUFFLED, Settings
+from benchmarks.study.settings import BASE, CONTROLS, LONG, LONGER, MCL, SHUFFLED, STUDENT, Settings
 from tests.emoji_packages import packages
 
 FIRST, SECOND = list(STUDIES[FROM_SCRATCH].tries)[:2]
@@ -53,6 +53,20 @@ def test_tries_show_the_gap_and_how_sharp_it_is(tmp_path):
     assert text.count(f"| {CHOOSING_ARTIST} | 10") == 7  # every run is shown, also the one without a partner
     assert len(json.loads((tmp_path / "results.json").read_text())) == 7
     assert "Twemoji by Twitter and contributors (CC-BY-4.0)" in text and "Nothing is chosen yet" in text
+
+
+def test_one_tower_is_shown_beside_the_stages_it_comes_from(tmp_path):
+    arms = STUDIES[FROM_SCRATCH].tried(FIRST, one_tower=True)
+    assert LONG not in arms and arms[LONGER].epochs == arms[MCL].epochs + arms[STUDENT].epochs
+    invent(tmp_path, arms[MCL], CHOOSING_ARTIST, 100, 0.6)
+    page.write_page(tmp_path)
+    assert "for the price of one" not in (tmp_path / "README.md").read_text()
+    for name, pairs in ((STUDENT, 0.5), (LONGER, 0.4)):
+        invent(tmp_path, arms[name], CHOOSING_ARTIST, 100, pairs)
+    page.write_page(tmp_path)
+    text = (tmp_path / "README.md").read_text().split("for the price of one")[1].split("## Every run")[0]
+    rows = [line.split(" | ")[1:4] for line in text.splitlines() if line.startswith(f"| {FIRST}")]
+    assert rows == [["MCL, concat", "1", "60.0"], [STUDENT, "1", "50.0"], [LONGER, "1", "40.0"]]
 
 
 @pytest.mark.parametrize("whole", [True, False])

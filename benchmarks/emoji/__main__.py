@@ -1,4 +1,4 @@
-"""`python -m benchmarks.emoji data|choose|confirm|report|all`: the study on real drawings, docs/study-emoji/."""
+"""`python -m benchmarks.emoji data|choose|one-tower|confirm|report|all`: the study on real drawings."""
 
 import argparse
 import sys
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"data: {data}")
             if side == SIDE:
                 draw_pairs(args.report / "pairs.png", data)
-    if args.command in ("choose", "confirm", "all"):
+    if args.command not in ("data", "report"):
         if REAL_TOWERS in args.towers:
             freeze(_data(args, REAL_SIDE), *_frozen(args), progress)
         units = [unit for place, arms in _wanted(args) for unit in units_of(place, arms)]
@@ -70,9 +70,11 @@ def _wanted(args: argparse.Namespace) -> Iterator[tuple[HeldOut, list[Arm]]]:
             tries = args.tries or list(study.tries)
             for unknown in set(tries) - set(study.tries):
                 raise UserError(f"--tries knows {', '.join(map(repr, study.tries))} of {name}, not {unknown!r}")
+            one_tower = args.command == "one-tower"
             for seed in CHOOSING_SEEDS[: args.seeds]:
-                yield _place(args, name, CHOOSING_ARTIST, seed), [a for t in tries for a in study.tried(t).values()]
-        if study.chosen is not None and args.command != "choose":
+                arms = [arm for each in tries for arm in study.tried(each, one_tower).values()]
+                yield _place(args, name, CHOOSING_ARTIST, seed), arms
+        if study.chosen is not None and args.command not in ("choose", "one-tower"):
             for seed in CONFIRMING_SEEDS:
                 for artist in CONFIRMING_ARTISTS:
                     yield _place(args, name, artist, seed), list(study.chosen.arms().values())
@@ -101,6 +103,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     data = commands.add_parser("data", help="fetch the packages with npm and draw the data, reusing what is there")
     choose = commands.add_parser("choose", help=f"try settings on {CHOOSING_ARTIST}, which no claim is made on")
+    one_tower = commands.add_parser(
+        "one-tower", help="a student of MCL, the mean of its weights, and a longer run there"
+    )
     confirm = commands.add_parser("confirm", help="train and score every arm, as chosen, on all other artists")
     report = commands.add_parser("report", help="write the report from the runs there are")
     everything = commands.add_parser("all", help="all of these, doing what is left to do")
@@ -110,18 +115,18 @@ def _parser() -> argparse.ArgumentParser:
         "--seed", type=int, default=0, help="of the order and of what is kept out (default 0, the study's)"
     )
     everything.set_defaults(seed=0)
-    for command in (choose, confirm, everything):
+    for command in (choose, one_tower, confirm, everything):
         command.add_argument(
             "--towers", nargs="+", choices=list(STUDIES), default=list(STUDIES), help="which study (default both)"
         )
-    for command in (choose, everything):
+    for command in (choose, one_tower, everything):
         command.add_argument("--tries", nargs="+", metavar="TRY", help="of settings.py (default all)")
         command.add_argument("--seeds", type=int, default=len(CHOOSING_SEEDS), help="how many (default all)")
-    for command in (data, choose, confirm, report, everything):
+    for command in (data, choose, one_tower, confirm, report, everything):
         command.add_argument(
             "--report", type=Path, default=Path("docs/study-emoji"), help="scores and report stand here"
         )
-    for command in (data, choose, confirm, everything):
+    for command in (data, choose, one_tower, confirm, everything):
         command.add_argument("--results", type=Path, default=Path("runs/emoji"), help="data and models stand here")
         command.add_argument("--processes", type=int, default=2, help="at a time, one thread each (default 2)")
     return parser

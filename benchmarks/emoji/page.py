@@ -21,9 +21,9 @@ from benchmarks.emoji.wheels import IMAGE_TOWER, TEXT_TOWER
 from benchmarks.study.intervals import Interval, holm, interval, within_blocks
 from benchmarks.study.models import Arm
 from benchmarks.study.results import Results, every_run, read_results
-from benchmarks.study.settings import BASE, CONTROLS, LONG, MCL
+from benchmarks.study.settings import BASE, CONTROLS, LONG, LONGER, MCL, SOUP, STUDENT
 from benchmarks.study.tables import percent, points, table
-from benchmarks.study.units import FUSIONS
+from benchmarks.study.units import CONCAT, FUSIONS, LAST_ALONE
 from mcl_clip.artifacts import atomic_path, write_json
 
 SECONDARY = {"known": "zero-shot, known captions", "unseen": "zero-shot, unseen", "retrieval": "retrieval"}
@@ -64,7 +64,8 @@ def write_page(directory: Path) -> None:
             figure=figure,
             credits=f"Drawings: {credits_}.",
         ),
-        *(section for name in STUDIES for section in (_confirmed(results, name), _tries(results, name))),
+        *(each for name in STUDIES for each in (_confirmed(results, name), _tries(results, name))),
+        *(_one_tower(results, name) for name in STUDIES),
         _all_runs(results),
     ]
     write_json(
@@ -75,7 +76,7 @@ def write_page(directory: Path) -> None:
         ],
     )
     with atomic_path(directory / "README.md") as temporary:
-        temporary.write_text("\n".join(parts).rstrip() + "\n", encoding="utf-8")
+        temporary.write_text("\n".join(filter(None, parts)).rstrip() + "\n", encoding="utf-8")
 
 
 def _credit(artist: str) -> str:
@@ -150,6 +151,29 @@ def _tries(results: Results, study: str) -> str:
             ]
         )
     return text + table(["try", "seeds", BASE, LONG, MCL, "MCL minus long run", "its deviation"], rows)
+
+
+def _one_tower(results: Results, study: str) -> str:
+    """What has run of it; empty where nothing has."""
+    place, rows = place_name(study, CHOOSING_ARTIST), []
+    for name in STUDIES[study].tries:
+        arms = STUDIES[study].tried(name, one_tower=True)
+        fusions = {f"{MCL}, {CONCAT}": (arms[MCL], CONCAT), f"{MCL}, {LAST_ALONE}": (arms[MCL], LAST_ALONE)}
+        for shown, (arm, fusion) in (
+            fusions | {each: (arms[each], CONCAT) for each in (STUDENT, SOUP, LONGER)}
+        ).items():
+            seeds = set(results.scores(arm, place, "pairs", fusion)) if results.scores(arms[STUDENT], place) else set()
+            if seeds:
+                values = [_mean(results, arm, [place], measure, fusion) for measure in ("pairs", *SECONDARY)]
+                rows.append([name, shown, str(len(seeds)), *(each or "-" for each in values)])
+    if not rows:
+        return ""
+    text = (
+        f"## All stages for the price of one, {study}\n\n`python -m benchmarks.emoji one-tower`, on {CHOOSING_ARTIST}, "
+        "percent: a student of MCL's stages (one share of compute more), the mean of their weights, and one long run "
+        "with the student's share added.\n\n"
+    )
+    return text + table(["try", "arm", "seeds", "pairs", *SECONDARY.values()], rows)
 
 
 def _all_runs(results: Results) -> str:

@@ -47,10 +47,11 @@ class Study:
     tries: dict[str, dict[str, Any]]
     chosen: Settings | None = None
 
-    def tried(self, name: str) -> dict[str, Arm]:
-        """Arms of one try."""
-        arms = replace(self.settings, **self.tries[name]).arms()
-        return {arm: arms[arm] for arm in TRIED_ARMS}
+    def tried(self, name: str, one_tower: bool = False) -> dict[str, Arm]:
+        """Arms of one try; `one_tower`: of MCL, and what makes one model of it or beside it."""
+        settings = replace(self.settings, **self.tries[name])
+        arms = settings.arms()
+        return {MCL: arms[MCL]} | settings.one_tower() if one_tower else {arm: arms[arm] for arm in TRIED_ARMS}
 
 
 SCRATCH_TRIES: dict[str, dict[str, Any]] = {
