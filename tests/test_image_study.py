@@ -16,7 +16,7 @@ from benchmarks.images.implicit import ModifiedNTXent
 from benchmarks.images.measures import MEASURES, PROJECTIONS, score
 from benchmarks.images.page import write_page
 from benchmarks.images.places import Drawings, Trifeature, all_views
-from benchmarks.images.settings import CHOSEN, IFM, PLAIN, RATE_OF, SEEDS, Settings, ViewsModel, rules, tries
+from benchmarks.images.settings import CHOSEN, IFM, PLAIN, RATE_OF, SEEDS, Settings, ViewsModel, rules, short, tries
 from benchmarks.images.summary import PLACE, primary, suppressed
 from benchmarks.images.trifeature import COLOURS, FEATURES, SHAPES, TEXTURES, render
 from benchmarks.images.world import UNKNOWN, Labelled, World, make_world
@@ -86,6 +86,7 @@ def test_every_try_rule_and_ablation_trains_something_else():
         assert len({arm.key for arm in by_rate.values()}) == len(by_rate), name
     assert set(tries()) == set(RATE_OF) == {*CONTROLS, IFM, MCL}
     assert len({arm.key for arm in rules().values()}) == len(rules())
+    assert not {arm.key for arm in short()} & {arm.key for arm in Settings().arms().values()}
     assert len({ablations.arms_of(name)[-1].key for name in ablations.CHANGED}) == len(ablations.CHANGED)
 
 
@@ -147,8 +148,8 @@ def test_models_are_trained_scored_and_reused(tmp_path):
     world = place.make_world()
     clustered, dealt = (labels_of(place, world, arm.models[1].negatives) for arm in arms[1:3])
     assert set(clustered) == {"0", "1"} and sorted(clustered) == sorted(dealt) and clustered != dealt
-    projected = replace(SMALL, clustered="projections").arms()[MCL].models[1].negatives
-    assert set(labels_of(place, world, projected)) == {"0", "1"}
+    by_features = labels_of(place, world, replace(arms[1].models[1].negatives, of="images"))
+    assert set(by_features) == {"0", "1"} and by_features != clustered
 
 
 def test_emoji_have_their_names_as_labels_and_the_held_out_artist_is_scored(tmp_path):

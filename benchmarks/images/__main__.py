@@ -19,6 +19,7 @@ from benchmarks.images.settings import (
     Settings,
     World,
     rules,
+    short,
     tries,
 )
 from benchmarks.images.summary import finished, headline
@@ -56,7 +57,7 @@ def _wanted(args: argparse.Namespace) -> Iterator[tuple[TwoViewPlace, list[Arm]]
     if args.command in ("choose", "all"):
         for seed in CHOOSING_SEEDS:
             rates = [arm for by_rate in tries().values() for arm in by_rate.values()]
-            yield _trifeature(args, seed), [*rules().values(), *rates]
+            yield _trifeature(args, seed), [*rules().values(), *rates, *short()]
     if args.command in ("confirm", "all"):
         others = CHOSEN.arms()
         primary = [others.pop(name) for name in (BASE, MCL, *CONTROLS)]

@@ -15,8 +15,11 @@ from benchmarks.images.settings import (
     RATE_OF,
     RATES,
     SEEDS,
+    SHORT,
+    Settings,
     World,
     rules,
+    short,
     tries,
 )
 from benchmarks.images.summary import (
@@ -80,6 +83,13 @@ MCL with one thing changed, at one rate of {rate:g}; seeds: {seeds}. *Features* 
 is concatenated and probed.
 
 {rows}"""
+SHORT_TEXT = """## How long a share is
+
+Arms before rates and rule were chosen, at one rate of {rate:g}, features of seeds {seeds}: with a share of {few} epochs
+(K = {clusters} clusters of features), tried first, and of {many}, the study's. In the short one stage 0 has not learned
+what MCL could build on.
+
+{rows}"""
 ABLATIONS = """## Ablations
 
 `python -m benchmarks.images ablate`: rates and rule as chosen for the primary setting, two seeds ({seeds}), linear
@@ -120,7 +130,7 @@ def write_page(directory: Path, results: Results) -> None:
         write_json(directory / "results.json", headline(results))
     else:
         parts.append("## What came out\n\nNot all runs are there yet; `make study-images` goes on.\n")
-    parts += [_rates(results), _rules(results), _ablations(results), _runs(results)]
+    parts += [_rates(results), _rules(results), _short(results), _ablations(results), _runs(results)]
     with atomic_path(directory / "README.md") as temporary:
         temporary.write_text("\n".join(part for part in parts if part).rstrip() + "\n", encoding="utf-8")
 
@@ -192,6 +202,32 @@ def _rules(results: Results) -> str:
     return RULES_TEXT.format(rate=rate, seeds=_listed(CHOOSING_SEEDS), rows=table(header, rows))
 
 
+def _short(results: Results) -> str:
+    measures = [f"{PROBE} {name}" for name in ("mean", *FEATURES)]
+    longer = Settings().arms()
+    rows = [
+        [
+            arm.name,
+            *(
+                _shown(results, each, measure, CHOOSING_SEEDS)
+                for each in (arm, longer[arm.name])
+                for measure in measures
+            ),
+        ]
+        for arm in short()
+    ]
+    few, many = SHORT["epochs"], Settings().epochs
+    header = ["arm", *(f"{epochs} epochs, {name}" for epochs in (few, many) for name in ("mean", *FEATURES))]
+    return SHORT_TEXT.format(
+        rate=Settings().lr,
+        seeds=_listed(CHOOSING_SEEDS),
+        few=few,
+        many=many,
+        clusters=SHORT["clusters"],
+        rows=table(header, rows),
+    )
+
+
 def _ablations(results: Results) -> str:
     text = ""
     for name, features in ablations.SCORED.items():
@@ -205,7 +241,7 @@ def _ablations(results: Results) -> str:
             for arm in arms
             if place
         ]
-        if rows:
+        if any(cell != "-" for row in rows for cell in row[1:]):
             text += f"{name[0].upper()}{name[1:]}:\n\n" + table(["arm", "mean", *features], rows) + "\n"
     if not text:
         return ""

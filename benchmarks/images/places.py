@@ -29,7 +29,7 @@ from mcl_clip.loss import MCLNTXentLoss
 from mcl_clip.models.view_models import TwoViews
 from mcl_clip.plan.segments import SegmentLayout
 
-KEPT = 48  # epochs of views in memory
+KEPT = 256  # epochs of views in memory
 VIEWS = 17  # sets the random numbers of views apart from all others
 TOWER = [WIDTHS, STRIDES, PROJECTION]
 

@@ -40,12 +40,13 @@ class ViewsModel(Model):
 class Settings(study.Settings):
     """Of the study. clustered: images (their features) or projections."""
 
-    epochs: int = 8
+    epochs: int = 32
     batch: int = 64
     lr: float = 6e-3
     wd: float = 1e-4
     warmup: int = 10
-    clusters: int = 5
+    clusters: int = 10
+    clustered: str = "projections"
     min_segment: int = 8
     augmentations: Augmentations = PLAIN
     temperature: float = 0.5
@@ -86,9 +87,10 @@ RATE_OF = {
 }
 RULES: dict[str, dict[str, Any]] = {
     "as the study": {},
-    "K = 10": {"clusters": 10},
-    "clusters of projections": {"clustered": "projections"},
+    "K = 5": {"clusters": 5},
+    "clusters of features": {"clustered": "images"},
 }
+SHORT: dict[str, Any] = {"epochs": 8, "clusters": 5, "clustered": "images"}  # tried first
 CHOSEN = Settings()
 
 
@@ -105,6 +107,11 @@ def tries() -> dict[str, dict[float, Arm]]:
 def rules() -> dict[str, Arm]:
     """{what is changed: MCL so, all else as it was before}."""
     return {name: replace(Settings(), **changed).arms()[MCL] for name, changed in RULES.items()}
+
+
+def short() -> list[Arm]:
+    """Arms of a quarter of the compute, with the rule and the rate that were tried first."""
+    return list(replace(Settings(), **SHORT).arms().values())[:-1]
 
 
 QUICK_WORLD: dict[str, Any] = {"images": 256, "probe_images": 200, "test_images": 200}
