@@ -9,7 +9,10 @@ import pytest
 HOST = ("open_clip", "open_clip_train")
 ROOT = Path(__file__).parents[1]
 README = {"create_model_and_transforms", "get_tokenizer", "list_pretrained", "decode"}
-PEERS = {"ClipLoss", "SigLipLoss", "gather_features", "train_one_epoch", "get_clip_metrics", "random_seed", "data"}
+PEERS = {
+    "ClipLoss", "SigLipLoss", "DistillClipLoss", "gather_features", "train_one_epoch", "get_clip_metrics",
+    "random_seed", "data",
+}  # fmt: skip
 """What tests and benchmarks hold us against: open_clip's own losses, loop, metrics and reader."""
 FOLDERS = {
     "mcl_clip": README,

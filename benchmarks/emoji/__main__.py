@@ -52,9 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             if side == SIDE:
                 draw_pairs(args.report / "pairs.png", data)
     if args.command not in ("data", "report"):
+        wanted = list(_wanted(args))
         if REAL_TOWERS in args.towers:
             freeze(_data(args, REAL_SIDE), *_frozen(args), progress)
-        units = [unit for place, arms in _wanted(args) for unit in units_of(place, arms)]
+        units = [unit for place, arms in wanted for unit in units_of(place, arms)]
         run_all(units, processes=args.processes, progress=progress, what="epochs")
     if args.command != "data":
         write_page(args.report)

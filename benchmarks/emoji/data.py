@@ -82,7 +82,9 @@ def generate(
 def drawn_packages(directory: Path) -> list[str]:
     """Packages of finished data; `UserError` when there is none."""
     if not (directory / "data.json").is_file():
-        raise UserError(f"{directory} holds no finished data; run `python -m benchmarks.emoji data` first")
+        raise UserError(
+            f"{directory} holds no finished data; run `python -m benchmarks.emoji data` (--side as it says)"
+        )
     return read_json(directory / "data.json")["packages"]
 
 
