@@ -89,7 +89,7 @@ class TrainingStep:
             return partial(loss_without, missing, self.loss, **targets)
         return partial(self.loss, **targets)
 
-    def _targets(self, batches: Sequence[MicroBatch]) -> dict[str, torch.Tensor]:
+    def _targets(self, batches: Sequence[MicroBatch]) -> dict[str, Any]:
         if self.learner.targets is None:
             return {}
         with self.autocast():
