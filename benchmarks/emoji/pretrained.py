@@ -5,7 +5,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from benchmarks.emoji.frozen import Frozen
@@ -44,9 +43,13 @@ class Pretrained(HeldOut):
 
     def new_model(self, draw: int) -> Tail:
         """Pretrained blocks, and projections of (seed, draw)."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(1000 * self.seed + draw)
+        with self.random_weights(draw):
             return Tail(_trunk(self.towers))
+
+    def lock(self, trained: Any, model: Model) -> None:
+        """All but the projections, or the text tower's: what else would be locked is frozen before the tail."""
+        trained.blocks.requires_grad_(not model.projections)
+        trained.text_projection.requires_grad_(not model.locked)
 
     def see(self, images: Tensor) -> Tensor:
         """Maps."""

@@ -24,7 +24,6 @@ class RealSettings(Settings):
     projection_epochs: int = 2
     projection_lr: float = 1e-3
     warmup: int = 50
-    min_segment: int = 32
 
     def independent(self, lr: float, draw: int = 0, shares: int = 1) -> Model:
         """From projections of its own."""

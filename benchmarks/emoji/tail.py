@@ -33,17 +33,6 @@ class Tail(nn.Module):
                 module.eval()
         return self
 
-    def lock_image_tower(self, unlocked_groups: int) -> None:
-        """Nothing: what would be locked stands before the tail."""
-
-    def lock_text_tower(self) -> None:
-        """With its projection."""
-        self.text_projection.requires_grad_(False)
-
-    def lock_towers(self) -> None:
-        """All but the projections."""
-        self.blocks.requires_grad_(False)
-
     def encode_image(self, maps: Tensor) -> Tensor:
         """Raw image embeddings."""
         return self.image_projection(self.blocks(maps))

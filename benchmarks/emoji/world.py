@@ -12,12 +12,12 @@ from torch import Tensor
 import mcl_clip.models  # noqa: F401  registers the tower
 from benchmarks.emoji.data import ARTIST, drawn_packages, shard_paths
 from benchmarks.emoji.shards import pixels_of, read_shards
+from benchmarks.study import pixels as study_pixels
 from benchmarks.study.groups import FIT, is_apart
 from eval.data.mmvp import read_pairs
 from mcl_clip import seeds
 from mcl_clip.artifacts import read_json, sha256_json
 from mcl_clip.openclip.configs import get_model_config
-from mcl_clip.openclip.transforms import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
 MODEL = "mcl-tiny-conv"
 SHIFTS = 7  # sets the random numbers of shifts apart from the plan's
@@ -130,8 +130,7 @@ def scored_key(data: Path, artist: str, drawings: str) -> str:
 
 def normalized(images: Tensor) -> Tensor:
     """uint8 [N, H, W, 3] to the tower's float input [N, 3, H, W]."""
-    mean, std = (torch.tensor(each).view(3, 1, 1) for each in (OPENAI_DATASET_MEAN, OPENAI_DATASET_STD))
-    return (images.permute(0, 3, 1, 2).float() / 255 - mean) / std
+    return study_pixels.normalized(images.permute(0, 3, 1, 2))
 
 
 class Moved:

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.images.tower import Backbone
-from benchmarks.images.world import UNKNOWN, World, normalized
+from benchmarks.images.world import UNKNOWN, World
+from benchmarks.study.pixels import normalized
 from benchmarks.study.place import CHUNK
 from eval.tasks.knn import predict
 from eval.tasks.linear_probe import probe

@@ -16,8 +16,9 @@ from benchmarks.images.implicit import ModifiedNTXent
 from benchmarks.images.measures import embeddings, score, train_embeddings
 from benchmarks.images.tower import PROJECTION, STRIDES, WIDTHS, Backbone
 from benchmarks.images.trifeature import FEATURES
-from benchmarks.images.world import World, make_world, normalized
+from benchmarks.images.world import World, make_world
 from benchmarks.study.models import Model
+from benchmarks.study.pixels import normalized
 from benchmarks.study.place import Place
 from benchmarks.study.teaching import Taught
 from benchmarks.study.training import BatchLoss
@@ -43,9 +44,12 @@ class TwoViewPlace(Place):
 
     def new_model(self, draw: int) -> Backbone:
         """Random weights of (seed, draw)."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(1000 * self.seed + draw)
+        with self.random_weights(draw):
             return Backbone()
+
+    def lock(self, trained: Backbone, model: Model) -> None:
+        """No model of this study has anything locked."""
+        assert not model.locked
 
     def batch_loss(self, trained: Backbone, world: World, model: Model, taught: Taught | None) -> BatchLoss:
         """NT-Xent within segments, or with implicit feature modification."""

@@ -96,12 +96,7 @@ CHOSEN = Settings()
 
 def tries() -> dict[str, dict[float, Arm]]:
     """{arm: {rate: the arm at that rate, all else as it was before}}."""
-    found: dict[str, dict[float, Arm]] = {}
-    for name, field in RATE_OF.items():
-        changed: list[dict[str, Any]] = [{field: rate} for rate in RATES]
-        arms = (replace(Settings(), **each).arms()[name] for each in changed)
-        found[name] = dict(zip(RATES, arms, strict=True))
-    return found
+    return study.at_rates(Settings(), RATE_OF, RATES)
 
 
 def rules() -> dict[str, Arm]:

@@ -9,7 +9,6 @@ from torch import Tensor
 from benchmarks.images import settings
 from benchmarks.images.trifeature import FEATURES, render
 from mcl_clip import seeds
-from mcl_clip.openclip.transforms import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
 TRAIN, PROBE, TEST = range(3)
 UNKNOWN = -1
@@ -42,12 +41,6 @@ def make_world(shape: settings.World, seed: int) -> World:
         for part, count in ((TRAIN, shape.images), (PROBE, shape.probe_images), (TEST, shape.test_images))
     )
     return World(train.images, probe, test)
-
-
-def normalized(images: Tensor) -> Tensor:
-    """uint8 [N, 3, H, W] to the tower's float input."""
-    mean, std = (torch.tensor(each).view(3, 1, 1) for each in (OPENAI_DATASET_MEAN, OPENAI_DATASET_STD))
-    return (images.float() / 255 - mean) / std
 
 
 def _samples(count: int, contrast: float, seed: int, part: int) -> Labelled:

@@ -16,6 +16,7 @@ from mcl_clip.loss.clip import MCLClipLoss
 from mcl_clip.openclip.models import CLIP
 from mcl_clip.plan.segments import SegmentLayout
 
+UNLOCKED_GROUPS = 2  # of the image tower of a locked model
 Loss = Callable[[Tensor, Tensor, Tensor, SegmentLayout, Tensor], Tensor]
 """Of unit features of images and texts [n, D], logit scale, layout and token ids."""
 
@@ -45,9 +46,14 @@ class CaptionedPlace(Place):
 
     def new_model(self, draw: int) -> CLIP:
         """Random weights of (seed, draw)."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(1000 * self.seed + draw)
+        with self.random_weights(draw):
             return CLIP(**self.tower)
+
+    def lock(self, trained: CLIP, model: Model) -> None:
+        """The text tower and all but the last groups of the image tower."""
+        if model.locked:
+            trained.lock_image_tower(unlocked_groups=UNLOCKED_GROUPS)
+            trained.lock_text_tower()
 
     def batch_loss(self, trained: CLIP, world: CaptionedWorld, model: Model, taught: Taught | None) -> BatchLoss:
         """`MCLClipLoss`, that of hard negatives, or a student's."""

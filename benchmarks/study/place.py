@@ -1,7 +1,8 @@
 """What a study is about: a world and a seed, what is trained on there and what is scored."""
 
+import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -47,6 +48,17 @@ class Place(ABC):
     @abstractmethod
     def new_model(self, draw: int) -> Any:
         """A module with random weights of (seed, draw)."""
+
+    @contextlib.contextmanager
+    def random_weights(self, draw: int) -> Iterator[None]:
+        """Weights that are made inside are of (seed, draw)."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1000 * self.seed + draw)
+            yield
+
+    @abstractmethod
+    def lock(self, trained: Any, model: Model) -> None:
+        """Freeze what `model` says stays as it starts."""
 
     @abstractmethod
     def batch_loss(self, trained: Any, world: Any, model: Model, taught: Taught | None) -> BatchLoss:

@@ -1,5 +1,6 @@
 """Arms of equal compute: MCL, its controls and its relatives, from one set of numbers."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -140,3 +141,11 @@ class Settings:
         shares = self.stages + 1 + self.student_shares
         longer = self.independent(self.long_lr, shares=shares)
         return {name: Arm(name, (model,)) for name, model in ((STUDENT, student), (SOUP, soup), (LONGER, longer))}
+
+
+def at_rates(settings: Settings, rate_of: Mapping[str, str], rates: Sequence[float]) -> dict[str, dict[float, Arm]]:
+    """{arm: {rate: the arm at that rate, all else as `settings` says}}; rate_of: {arm: the field of its rate}."""
+    return {
+        name: {rate: replace(settings, **{field: rate}).arms()[name] for rate in rates}
+        for name, field in rate_of.items()
+    }

@@ -27,7 +27,6 @@ from mcl_clip.models.stage_model import storable_state
 CONCAT, FITTED, BEST_ALONE, LAST_ALONE = "concat", "fitted", "best on the fit pairs, alone", "last stage alone"
 FUSIONS = (CONCAT, FITTED, "mean-cosine", BEST_ALONE, LAST_ALONE)
 SHUFFLE = 11  # sets the random numbers of dealt labels apart from all others
-UNLOCKED_GROUPS = 2  # of the image tower of a locked model
 
 
 def units_of(place: Place, arms: Sequence[Arm]) -> Iterator[Unit]:
@@ -63,11 +62,7 @@ def train_unit(place: Place, model: Model) -> None:
         trained.load_state_dict(_weights(place, model.start))
     if model.mean_of:
         trained.load_state_dict(mean_of([_weights(place, each) for each in model.mean_of]))
-    if model.locked:
-        trained.lock_image_tower(unlocked_groups=UNLOCKED_GROUPS)
-        trained.lock_text_tower()
-    if model.projections:
-        trained.lock_towers()
+    place.lock(trained, model)
     started = time.process_time()
     labels = labels_of(place, world, model.negatives)
     labelled = time.process_time()

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.study.captioned import UNLOCKED_GROUPS
 from benchmarks.study.models import Arm
 from benchmarks.study.results import Results
 from benchmarks.study.settings import BASE, CONTROLS, MCL
-from benchmarks.study.units import CONCAT, UNLOCKED_GROUPS
+from benchmarks.study.units import CONCAT
 from benchmarks.suppression.generated import Generated
 from benchmarks.suppression.measures import MEASURES
 from benchmarks.suppression.settings import CHOSEN, SEEDS

@@ -7,6 +7,7 @@ import open_clip
 import torch
 from torch import Tensor
 
+from benchmarks.study import pixels
 from benchmarks.study.groups import FIT, is_apart
 from benchmarks.suppression import settings
 from benchmarks.suppression.settings import MODEL
@@ -14,7 +15,6 @@ from demo.captions import write_captions
 from demo.features import COUNTS, FEATURES, NAMES
 from demo.render import render
 from mcl_clip import seeds
-from mcl_clip.openclip.transforms import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
 TRAIN, PAIRS, TEST, PROBE = range(4)
 
@@ -114,5 +114,4 @@ def labels_alike(values: np.ndarray, but: str) -> list[str]:
 
 def normalized(images: np.ndarray) -> Tensor:
     """uint8 [N, H, W, 3] to open_clip's float input [N, 3, H, W]."""
-    mean, std = (torch.tensor(each).view(3, 1, 1) for each in (OPENAI_DATASET_MEAN, OPENAI_DATASET_STD))
-    return (torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255 - mean) / std
+    return pixels.normalized(torch.from_numpy(images).permute(0, 3, 1, 2))
