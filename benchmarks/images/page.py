@@ -13,7 +13,6 @@ from benchmarks.images.settings import (
     CHOSEN,
     IFM,
     RATE_OF,
-    RATES,
     SEEDS,
     SHORT,
     Settings,
@@ -23,7 +22,7 @@ from benchmarks.images.settings import (
     tries,
 )
 from benchmarks.images.summary import (
-    PLACE,
+    SUMMARY,
     arms_of,
     finished,
     headline,
@@ -33,7 +32,6 @@ from benchmarks.images.summary import (
 )
 from benchmarks.images.tower import PROJECTION, WIDTHS
 from benchmarks.images.trifeature import FEATURES
-from benchmarks.study.models import Arm
 from benchmarks.study.plots import draw_arms
 from benchmarks.study.results import Results, every_run
 from benchmarks.study.settings import BASE, CONTROLS, FROM_BASE, MCL
@@ -173,28 +171,15 @@ def _primary(results: Results, hidden: str) -> str:
 
 
 def _rates(results: Results) -> str:
-    rows = []
     chosen = {name: getattr(CHOSEN, field) for name, field in RATE_OF.items()}
-    for name, by_rate in tries().items():
-        cells = []
-        for rate, arm in by_rate.items():
-            shown = _shown(results, arm, f"{PROBE} mean", CHOOSING_SEEDS)
-            cells.append(f"**{shown}**" if rate == chosen[name] else shown)
-        rows.append([name, *cells])
-    edge = ", ".join(name for name, rate in chosen.items() if rate in (min(RATES), max(RATES))) or "none"
-    return RATES_TEXT.format(
-        ifm=IFM,
-        seeds=_listed(CHOOSING_SEEDS),
-        from_base=FROM_BASE,
-        edge=edge,
-        rows=table(["arm", *(f"{rate:g}" for rate in RATES)], rows),
-    )
+    rows, edge = SUMMARY.rates(results, tries(), chosen, CHOOSING_SEEDS)
+    return RATES_TEXT.format(ifm=IFM, seeds=_listed(CHOOSING_SEEDS), from_base=FROM_BASE, edge=edge, rows=rows)
 
 
 def _rules(results: Results) -> str:
     measures = [*(f"{PROBE} {name}" for name in ("mean", *FEATURES)), f"{PROJECTED} mean"]
     rows = [
-        [name, *(_shown(results, arm, measure, CHOOSING_SEEDS) for measure in measures)]
+        [name, *(SUMMARY.shown(results, arm, measure, CHOOSING_SEEDS) for measure in measures)]
         for name, arm in rules().items()
     ]
     header = ["changed", "features, mean", *FEATURES, "projections, mean"]
@@ -209,7 +194,7 @@ def _short(results: Results) -> str:
         [
             arm.name,
             *(
-                _shown(results, each, measure, CHOOSING_SEEDS)
+                SUMMARY.shown(results, each, measure, CHOOSING_SEEDS)
                 for each in (arm, longer[arm.name])
                 for measure in measures
             ),
@@ -236,7 +221,10 @@ def _ablations(results: Results) -> str:
         rows = [
             [
                 arm.name,
-                *(_shown(results, arm, f"{PROBE} {each}", ablations.SEEDS, place) for each in ("mean", *features)),
+                *(
+                    SUMMARY.shown(results, arm, f"{PROBE} {each}", ablations.SEEDS, place)
+                    for each in ("mean", *features)
+                ),
             ]
             for arm in arms
             if place
@@ -257,11 +245,6 @@ def _ablations(results: Results) -> str:
 def _runs(results: Results) -> str:
     header = ["arm", "place", "seed", *TITLES.values(), "training, s of one core"]
     return RUNS.format(rows=table(header, every_run(results, [f"{measure} mean" for measure in MEASURES])))
-
-
-def _shown(results: Results, arm: Arm, measure: str, seeds: Sequence[int], place: str | None = PLACE) -> str:
-    found = results.scores(arm, place or PLACE, measure)
-    return ", ".join(f"{100 * found[seed]:.1f}" for seed in seeds if seed in found) or "-"
 
 
 def _listed(seeds: Sequence[int]) -> str:

@@ -145,7 +145,8 @@ class Settings:
 
 def at_rates(settings: Settings, rate_of: Mapping[str, str], rates: Sequence[float]) -> dict[str, dict[float, Arm]]:
     """{arm: {rate: the arm at that rate, all else as `settings` says}}; rate_of: {arm: the field of its rate}."""
-    return {
-        name: {rate: replace(settings, **{field: rate}).arms()[name] for rate in rates}
-        for name, field in rate_of.items()
-    }
+    found: dict[str, dict[float, Arm]] = {}
+    for name, field in rate_of.items():
+        changed: list[dict[str, Any]] = [{field: rate} for rate in rates]
+        found[name] = {rate: replace(settings, **each).arms()[name] for rate, each in zip(rates, changed, strict=True)}
+    return found

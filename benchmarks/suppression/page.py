@@ -13,9 +13,9 @@ from benchmarks.suppression.generated import Generated
 from benchmarks.suppression.measures import MEASURES
 from benchmarks.suppression.plots import TITLES, draw_arms
 from benchmarks.suppression.sections import cost, every_arm, features, fusions, secondary
-from benchmarks.suppression.settings import CHOOSING_SEEDS, CHOSEN, RATE_OF, RATES, SEEDS, World, tries
+from benchmarks.suppression.settings import CHOOSING_SEEDS, CHOSEN, RATE_OF, SEEDS, World, tries
 from benchmarks.suppression.students import one_tower
-from benchmarks.suppression.summary import PLACE, differences, finished, headline, suppressed, values_of
+from benchmarks.suppression.summary import SUMMARY, differences, finished, headline, suppressed, values_of
 from demo.features import NAMES
 from mcl_clip.artifacts import atomic_path, write_json
 
@@ -128,19 +128,9 @@ def _primary(results: Results, hidden: str) -> str:
 
 
 def _rates(results: Results) -> str:
-    rows = []
     chosen = {name: getattr(CHOSEN, field) for name, field in RATE_OF.items()}
-    for name, by_rate in tries().items():
-        cells = []
-        for rate, arm in by_rate.items():
-            found = results.scores(arm, PLACE, "pairs mean")
-            values = [found[seed] for seed in CHOOSING_SEEDS if seed in found]
-            shown = ", ".join(f"{100 * value:.1f}" for value in values) or "-"
-            cells.append(f"**{shown}**" if rate == chosen[name] else shown)
-        rows.append([name, *cells])
-    header = ["arm", *(f"{rate:g}" for rate in next(iter(tries().values())))]
-    edge = [name for name, rate in chosen.items() if rate in (min(RATES), max(RATES))]
-    return RATES_TEXT.format(seeds=", ".join(map(str, CHOOSING_SEEDS)), edge=", ".join(edge), rows=table(header, rows))
+    rows, edge = SUMMARY.rates(results, tries(), chosen, CHOOSING_SEEDS)
+    return RATES_TEXT.format(seeds=", ".join(map(str, CHOOSING_SEEDS)), edge=edge, rows=rows)
 
 
 def _ablations(results: Results) -> str:
