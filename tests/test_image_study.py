@@ -17,7 +17,7 @@ from benchmarks.images.measures import MEASURES, PROJECTIONS, score
 from benchmarks.images.page import write_page
 from benchmarks.images.places import Drawings, Trifeature, all_views
 from benchmarks.images.settings import CHOSEN, IFM, PLAIN, RATE_OF, SEEDS, Settings, ViewsModel, rules, short, tries
-from benchmarks.images.summary import PLACE, primary, suppressed
+from benchmarks.images.summary import primary, suppressed
 from benchmarks.images.trifeature import COLOURS, FEATURES, SHAPES, TEXTURES, render
 from benchmarks.images.world import UNKNOWN, Labelled, World, make_world
 from benchmarks.study.models import with_needs
@@ -26,6 +26,7 @@ from benchmarks.study.settings import BASE, CONTROLS, FROM_BASE, MCL
 from benchmarks.study.units import CONCAT, LAST_ALONE, labels_of, units_of
 from mcl_clip import seeds
 from mcl_clip.loss import MCLNTXentLoss
+from tests import study_runs
 from tests.emoji_packages import packages
 
 SMALL = Settings(stages=1, epochs=1, batch=32, clusters=2, warmup=1, min_segment=4)
@@ -168,18 +169,7 @@ def invent(directory, arm, seed, gain):
     texture = 0.2 + 0.01 * seed + gain
     scores = {f"{measure} {name}": texture if name == "texture" else 0.9 for measure in MEASURES for name in FEATURES}
     scores |= {f"{measure} mean": (1.8 + texture) / 3 for measure in MEASURES}
-    facts = {"training_seconds": 9.0, "embedding_seconds": 0.2, "clustering_seconds": 0.1}
-    record = {
-        "place": PLACE,
-        "seed": seed,
-        "arm": arm.name,
-        "key": arm.key,
-        "facts": [facts] * len(arm.models),
-        "scores": dict.fromkeys((CONCAT,) if len(arm.models) == 1 else (CONCAT, LAST_ALONE), scores),
-    }
-    path = Trifeature(directory, directory / "units", seed).scored(arm)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record))
+    study_runs.invent(Trifeature(directory, directory / "units", seed), arm, scores, (CONCAT, LAST_ALONE), 9.0)
 
 
 def write(directory, gain):

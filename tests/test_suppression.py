@@ -33,9 +33,10 @@ from benchmarks.suppression.settings import (
     tried_students,
     tries,
 )
-from benchmarks.suppression.summary import PLACE, differences, suppressed, towers
+from benchmarks.suppression.summary import differences, suppressed, towers
 from benchmarks.suppression.world import labels_alike, make_world
 from demo.features import FEATURES, NAMES
+from tests import study_runs
 
 SMALL = Settings(stages=1, epochs=1, batch=64, clusters=2, warmup=1, min_segment=8)
 WORLD = settings.World(images=256, pairs=6, test_images=60)
@@ -191,20 +192,9 @@ def invent(directory, arm, seed, gain):
     texture = 0.4 + 0.01 * seed + gain
     scores = {f"{measure} {name}": texture if name == "texture" else 0.9 for measure in MEASURES for name in NAMES}
     scores |= {f"{measure} mean": (4.5 + texture) / 6 for measure in MEASURES}
-    alone = len(arm.models) == 1
-    facts = {"training_seconds": 40.0, "embedding_seconds": 2.0, "clustering_seconds": 1.0}
-    record = {
-        "place": PLACE,
-        "seed": seed,
-        "arm": arm.name,
-        "key": arm.key,
-        "fit": None if alone else {"weights": [1 / len(arm.models)] * len(arm.models)},
-        "facts": [facts] * len(arm.models),
-        "scores": dict.fromkeys((CONCAT,) if alone else FUSIONS, scores),
-    }
-    path = Generated(directory, directory / "units", seed).scored(arm)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record))
+    count = len(arm.models)
+    fit = None if count == 1 else {"weights": [1 / count] * count}
+    study_runs.invent(Generated(directory, directory / "units", seed), arm, scores, FUSIONS, 40.0, fit=fit)
 
 
 def write(directory, gain):

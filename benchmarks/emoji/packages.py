@@ -1,11 +1,11 @@
 """The npm packages that hold the drawings and their names: pinned, fetched by npm's own client, read in place."""
 
 import shutil
-import subprocess
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.emoji.client import run_client
 from mcl_clip.artifacts import atomic_path, sha256_file
 from mcl_clip.errors import UserError
 
@@ -147,10 +147,7 @@ def _pack(package: Package, directory: Path, target: Path) -> None:
     aside.mkdir()
     try:
         command = [npm, "pack", wanted, "--ignore-scripts", "--silent", "--pack-destination", str(aside)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode or not (aside / package.tarball).is_file():
-            lines = done.stderr.strip().splitlines() or ["no message"]
-            raise UserError(f"`npm pack {wanted}` failed ({lines[-1]}); check the network and run the command again")
+        run_client(command, f"npm pack {wanted}", aside / package.tarball)
         shutil.move(aside / package.tarball, target)
     finally:
         shutil.rmtree(aside)

