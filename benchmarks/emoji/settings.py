@@ -53,27 +53,18 @@ class Study:
         return {MCL: arms[MCL]} | settings.one_tower() if one_tower else {arm: arms[arm] for arm in TRIED_ARMS}
 
 
+def rates(lr: float) -> dict[str, float]:
+    """One rate for all arms that a try has."""
+    return {"lr": lr, "long_lr": lr, "mcl_lr": lr}
+
+
+MOVED: dict[str, Any] = {"warmup": 50, "shift": 2}
 SCRATCH_TRIES: dict[str, dict[str, Any]] = {
-    "as a first look": {},
-    "warm-up 200": {"warmup": 200},
-    "mean of weights": {"warmup": 200, "average": 0.998},
     "mean of weights, moved pictures": {"warmup": 200, "average": 0.998, "shift": 2},
-    "mean of weights, moved pictures, identical captions masked": {
-        "warmup": 200,
-        "average": 0.998,
-        "shift": 2,
-        "mask_identical": True,
-    },
-    "mean of weights, moved pictures, batch 512": {"warmup": 100, "average": 0.996, "shift": 2, "batch": 512},
-    "mean of weights, moved pictures, twice as long": {"warmup": 200, "average": 0.998, "shift": 2, "epochs": 16},
-    "mean of weights, moved pictures, half the rate": {
-        "warmup": 200,
-        "average": 0.998,
-        "shift": 2,
-        "lr": 5e-4,
-        "long_lr": 5e-4,
-        "mcl_lr": 5e-4,
-    },
+    "moved pictures": MOVED,
+    "moved pictures, 3 times the rate": {**MOVED, **rates(3e-3)},
+    "moved pictures, 3 times the rate, batch 128": {**MOVED, **rates(3e-3), "batch": 128, "min_segment": 16},
+    "moved pictures, 6 times the rate": {**MOVED, **rates(6e-3)},
 }
 REAL_TRIES: dict[str, dict[str, Any]] = {
     "a tenth of the rate": {"lr": 1e-4, "long_lr": 1e-4, "mcl_lr": 1e-4},
