@@ -58,13 +58,17 @@ def rates(lr: float) -> dict[str, float]:
     return {"lr": lr, "long_lr": lr, "mcl_lr": lr}
 
 
-MOVED: dict[str, Any] = {"warmup": 50, "shift": 2}
+FAST: dict[str, Any] = {"warmup": 50, "shift": 2, **rates(3e-3)}
+TWO: dict[str, Any] = {**FAST, "stages": 1, "epochs": 12}
 SCRATCH_TRIES: dict[str, dict[str, Any]] = {
     "mean of weights, moved pictures": {"warmup": 200, "average": 0.998, "shift": 2},
-    "moved pictures": MOVED,
-    "moved pictures, 3 times the rate": {**MOVED, **rates(3e-3)},
-    "moved pictures, 3 times the rate, batch 128": {**MOVED, **rates(3e-3), "batch": 128, "min_segment": 16},
-    "moved pictures, 6 times the rate": {**MOVED, **rates(6e-3)},
+    "moved pictures, 3 times the rate": FAST,
+    "moved pictures, 3 times the rate, batch 128": {**FAST, "batch": 128, "min_segment": 16},
+    "two stages of the same compute": TWO,
+    "two stages, half ordinary negatives": {**TWO, "ordinary": 0.5},
+    "two stages, K = 64": {**TWO, "clusters": 64},
+    "two stages, K = 4": {**TWO, "clusters": 4},
+    "two stages, clusters of texts": {**TWO, "clustered": "texts"},
 }
 REAL_TRIES: dict[str, dict[str, Any]] = {
     "a tenth of the rate": {"lr": 1e-4, "long_lr": 1e-4, "mcl_lr": 1e-4},
