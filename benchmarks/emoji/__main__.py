@@ -25,6 +25,7 @@ from benchmarks.emoji.towers import KEY
 from benchmarks.emoji.towers import SIDE as REAL_SIDE
 from benchmarks.study.models import Arm
 from benchmarks.study.schedule import run_all
+from benchmarks.study.settings import BASE, CONTROLS, MCL
 from benchmarks.study.units import units_of
 from mcl_clip.errors import UserError, exit_on_user_error
 
@@ -64,21 +65,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _wanted(args: argparse.Namespace) -> Iterator[tuple[HeldOut, list[Arm]]]:
-    """Which arms to score where: seed by seed, so that every seed is whole before the next one starts."""
+    """Which arms to score where: seed by seed, the arms of the primary comparisons before all others."""
     for name in args.towers:
         study = STUDIES[name]
-        if args.command != "confirm":
+        if args.command == "one-tower":
             tries = args.tries or list(study.tries)
             for unknown in set(tries) - set(study.tries):
                 raise UserError(f"--tries knows {', '.join(map(repr, study.tries))} of {name}, not {unknown!r}")
-            one_tower = args.command == "one-tower"
             for seed in CHOOSING_SEEDS[: args.seeds]:
-                arms = [arm for each in tries for arm in study.tried(each, one_tower).values()]
+                arms = [arm for each in tries for arm in study.tried(each, one_tower=True).values()]
                 yield _place(args, name, CHOOSING_ARTIST, seed), arms
-        if study.chosen is not None and args.command not in ("choose", "one-tower"):
-            for seed in CONFIRMING_SEEDS:
-                for artist in CONFIRMING_ARTISTS:
-                    yield _place(args, name, artist, seed), list(study.chosen.arms().values())
+        if args.command in ("choose", "all"):
+            for seed, arms in study.choosing():
+                yield _place(args, name, CHOOSING_ARTIST, seed), arms
+        if study.chosen is not None and args.command in ("confirm", "all"):
+            secondary = study.chosen.arms()
+            primary = [secondary.pop(arm) for arm in (BASE, MCL, *CONTROLS)]
+            for arms in (primary, list(secondary.values())):
+                for seed in CONFIRMING_SEEDS:
+                    for artist in CONFIRMING_ARTISTS:
+                        yield _place(args, name, artist, seed), arms
         if study.chosen is None and args.command == "confirm":
             raise UserError(f"nothing is confirmed before it is chosen: benchmarks/emoji/settings.py, {name}")
 
@@ -120,9 +126,8 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--towers", nargs="+", choices=list(STUDIES), default=list(STUDIES), help="which study (default both)"
         )
-    for command in (choose, one_tower, everything):
-        command.add_argument("--tries", nargs="+", metavar="TRY", help="of settings.py (default all)")
-        command.add_argument("--seeds", type=int, default=len(CHOOSING_SEEDS), help="how many (default all)")
+    one_tower.add_argument("--tries", nargs="+", metavar="TRY", help="of settings.py (default all)")
+    one_tower.add_argument("--seeds", type=int, default=len(CHOOSING_SEEDS), help="how many (default all)")
     for command in (data, choose, one_tower, confirm, report, everything):
         command.add_argument(
             "--report", type=Path, default=Path("docs/study-emoji"), help="scores and report stand here"

@@ -9,6 +9,7 @@ from benchmarks.emoji.differences import TYPES
 from benchmarks.emoji.packages import ARTISTS, DRAWN
 from benchmarks.emoji.settings import (
     CHOOSING_ARTIST,
+    CHOOSING_SEEDS,
     CONFIRMING_ARTISTS,
     FROM_SCRATCH,
     REAL_TOWERS,
@@ -21,7 +22,8 @@ from benchmarks.emoji.wheels import IMAGE_TOWER, TEXT_TOWER
 from benchmarks.study.intervals import Interval, holm, interval, within_blocks
 from benchmarks.study.models import Arm
 from benchmarks.study.results import Results, every_run, read_results
-from benchmarks.study.settings import BASE, CONTROLS, LONG, LONGER, MCL, SOUP, STUDENT
+from benchmarks.study.settings import BASE, CONTROLS, LONG, LONGER, MCL, RATE_OF, SOUP, STUDENT
+from benchmarks.study.summary import rates
 from benchmarks.study.tables import percent, points, table
 from benchmarks.study.units import CONCAT, FUSIONS, LAST_ALONE
 from mcl_clip.artifacts import atomic_path, write_json
@@ -64,7 +66,11 @@ def write_page(directory: Path) -> None:
             figure=figure,
             credits=f"Drawings: {credits_}.",
         ),
-        *(each for name in STUDIES for each in (_confirmed(results, name), _tries(results, name))),
+        *(
+            each
+            for name in STUDIES
+            for each in (_confirmed(results, name), _tries(results, name), _rates(results, name))
+        ),
         *(_one_tower(results, name) for name in STUDIES),
         _all_runs(results),
     ]
@@ -133,7 +139,8 @@ def _tries(results: Results, study: str) -> str:
     text = (
         f"## Choosing, {study}\n\nMean pair accuracy on {CHOOSING_ARTIST}, percent, and the difference of MCL (concat) "
         "and one long run of the same compute, in points; its standard deviation over seeds says how sharp the measure "
-        "is. A try that has no runs yet has no numbers.\n\n"
+        f"is. A try runs on seed {CHOOSING_SEEDS[0]}, what was taken ({STUDIES[study].rule!r}) on all choosing seeds; one "
+        "that has no runs yet has no numbers.\n\n"
     )
     rows, place = [], place_name(study, CHOOSING_ARTIST)
     for name in STUDIES[study].tries:
@@ -151,6 +158,18 @@ def _tries(results: Results, study: str) -> str:
             ]
         )
     return text + table(["try", "seeds", BASE, LONG, MCL, "MCL minus long run", "its deviation"], rows)
+
+
+def _rates(results: Results, name: str) -> str:
+    study = STUDIES[name]
+    tried, seeds = study.rated(), CHOOSING_SEEDS[:1]
+    chosen = {arm: getattr(study.chosen, RATE_OF[arm], None) for arm in tried}
+    rows, edge = rates(results, tried, chosen, seeds, place_name(name, CHOOSING_ARTIST), "pairs")
+    return (
+        f"Every arm's own rate, of its further stages (of all of it for the long run and the ensemble), all else as "
+        f"{study.rule!r}: mean pair accuracy on {CHOOSING_ARTIST}, seed {seeds[0]}, percent, the chosen one in bold. "
+        f"At the edge of what was tried: {edge}.\n\n{rows}"
+    )
 
 
 def _one_tower(results: Results, study: str) -> str:

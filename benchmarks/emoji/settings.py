@@ -1,14 +1,15 @@
 """Two studies: which artist and seeds are for choosing, what is tried there, and what was chosen."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 from benchmarks.emoji.packages import ARTISTS
 from benchmarks.study.models import Arm, Model
-from benchmarks.study.settings import BASE, LONG, MCL, Settings
+from benchmarks.study.settings import BASE, LONG, MCL, RATE_OF, Settings, at_rates
 
 CHOOSING_ARTIST = "twemoji"
-CHOOSING_SEEDS = tuple(range(100, 104))
+CHOOSING_SEEDS = (100, 101, 102)
 CONFIRMING_ARTISTS = tuple(artist for artist in ARTISTS if artist != CHOOSING_ARTIST)
 CONFIRMING_SEEDS = (1, 2, 3)
 
@@ -38,12 +39,16 @@ class RealSettings(Settings):
 
 @dataclass(frozen=True)
 class Study:
-    """Settings that are tried on the choosing artist and seeds, which stay with their results, and what was chosen:
-    set, and committed, before the confirming artists are looked at.
+    """Settings that are tried on the choosing artist, which stay with their results.
+
+    Every try runs on the first choosing seed; `rule` is the one that was taken, which runs on all, and whose controls
+    and MCL have run at several `rates`. chosen: set, and committed, before the confirming artists are looked at.
     """
 
     settings: Settings
     tries: dict[str, dict[str, Any]]
+    rule: str
+    rates: tuple[float, ...]
     chosen: Settings | None = None
 
     def tried(self, name: str, one_tower: bool = False) -> dict[str, Arm]:
@@ -51,6 +56,18 @@ class Study:
         settings = replace(self.settings, **self.tries[name])
         arms = settings.arms()
         return {MCL: arms[MCL]} | settings.one_tower() if one_tower else {arm: arms[arm] for arm in TRIED_ARMS}
+
+    def rated(self) -> dict[str, dict[float, Arm]]:
+        """{arm: {rate: that of the rule at this rate, of its further stages or of all of it}}."""
+        return at_rates(replace(self.settings, **self.tries[self.rule]), RATE_OF, self.rates)
+
+    def choosing(self) -> Iterator[tuple[int, list[Arm]]]:
+        """Arms to score on the choosing artist, by seed."""
+        first, *others = CHOOSING_SEEDS
+        yield first, [arm for name in self.tries for arm in self.tried(name).values()]
+        yield first, [arm for by_rate in self.rated().values() for arm in by_rate.values()]
+        for seed in others:
+            yield seed, list(self.tried(self.rule).values())
 
 
 def rates(lr: float) -> dict[str, float]:
@@ -68,6 +85,7 @@ SCRATCH_TRIES: dict[str, dict[str, Any]] = {
     "two stages, half ordinary negatives": {**TWO, "ordinary": 0.5},
     "two stages, K = 64": {**TWO, "clusters": 64},
     "two stages, K = 4": {**TWO, "clusters": 4},
+    "two stages, K = 4, half ordinary negatives": {**TWO, "clusters": 4, "ordinary": 0.5},
     "two stages, clusters of texts": {**TWO, "clustered": "texts"},
 }
 REAL_TRIES: dict[str, dict[str, Any]] = {
@@ -76,8 +94,10 @@ REAL_TRIES: dict[str, dict[str, Any]] = {
 }
 FROM_SCRATCH, REAL_TOWERS = "from scratch", "real towers"
 STUDIES = {
-    FROM_SCRATCH: Study(Settings(), SCRATCH_TRIES),
-    REAL_TOWERS: Study(RealSettings(epochs=4), REAL_TRIES),
+    FROM_SCRATCH: Study(
+        Settings(), SCRATCH_TRIES, rule="two stages, half ordinary negatives", rates=(1.5e-3, 3e-3, 6e-3)
+    ),
+    REAL_TOWERS: Study(RealSettings(epochs=4), REAL_TRIES, rule="three tenths of the rate", rates=(1e-4, 3e-4, 1e-3)),
 }
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from benchmarks.study import settings as study
 from benchmarks.study.models import Arm, Model
-from benchmarks.study.settings import BASE, CONTROLS, ENSEMBLE, FROM_BASE, LONG, MCL, SHUFFLED, SNAPSHOTS
+from benchmarks.study.settings import BASE, CONTROLS, FROM_BASE, MCL
 from mcl_clip.loading.views import Augmentations
 
 CHOOSING_SEEDS = (100,)
@@ -72,19 +72,12 @@ class Settings(study.Settings):
         """All arms by name, in the order of the report."""
         arms = super().arms()
         arms[IFM] = Arm(IFM, replace(self, lr=self.ifm_lr, epsilon=EPSILON).further(self.ifm_lr))
-        return {name: arms[name] for name in (BASE, *CONTROLS, IFM, MCL, FROM_BASE)}
+        return {name: arms[name] for name in (BASE, *CONTROLS, IFM, MCL, FROM_BASE) if name in arms}
 
 
 # Every arm's own rate, and the rule of MCL, tried on the choosing seeds; all tries stay, with their results.
 RATES = (6e-3, 1.2e-2)
-RATE_OF = {
-    LONG: "long_lr",
-    ENSEMBLE: "ensemble_lr",
-    SNAPSHOTS: "snapshot_lr",
-    SHUFFLED: "shuffled_lr",
-    IFM: "ifm_lr",
-    MCL: "mcl_lr",
-}
+RATE_OF = {**study.RATE_OF, IFM: "ifm_lr"}
 RULES: dict[str, dict[str, Any]] = {
     "as the study": {},
     "K = 5": {"clusters": 5},

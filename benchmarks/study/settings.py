@@ -18,6 +18,13 @@ BASE, LONG, ENSEMBLE, SNAPSHOTS, SHUFFLED, MCL = (
 CONTROLS = (LONG, ENSEMBLE, SNAPSHOTS, SHUFFLED)
 STUDENT, SOUP, LONGER = "student", "soup", "one long run, a share more"
 HARD, FROM_BASE = "hard-negative NCE", "MCL from the base"
+RATE_OF = {
+    LONG: "long_lr",
+    ENSEMBLE: "ensemble_lr",
+    SNAPSHOTS: "snapshot_lr",
+    SHUFFLED: "shuffled_lr",
+    MCL: "mcl_lr",
+}
 STUDENT_DRAW = 20
 FURTHER = 10  # added to the number of a further stage, its random numbers are not those of an independent model
 
@@ -120,8 +127,9 @@ class Settings:
             SHUFFLED: self.further(self.shuffled_lr, dealt=mcl),
             MCL: mcl,
             HARD: self.further(self.hard_lr, hardness=self.hardness),
-            FROM_BASE: self.further(self.mcl_lr, labels=True, start="base"),
         }
+        if self.stages > 1:
+            arms[FROM_BASE] = self.further(self.mcl_lr, labels=True, start="base")
         return {name: Arm(name, models) for name, models in arms.items()}
 
     def one_tower(self) -> dict[str, Arm]:

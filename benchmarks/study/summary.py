@@ -60,9 +60,8 @@ class Summary:
         }
 
     def shown(self, results: Results, arm: Arm, measure: str, seeds: Sequence[int], place: str | None = None) -> str:
-        """Percent by seed, "-" where nothing has run."""
-        found = results.scores(arm, place or self.place, measure)
-        return ", ".join(f"{100 * found[seed]:.1f}" for seed in seeds if seed in found) or "-"
+        """As `shown`, here or at another place."""
+        return shown(results, arm, place or self.place, measure, seeds)
 
     def rates(
         self,
@@ -71,11 +70,29 @@ class Summary:
         chosen: Mapping[str, float],
         seeds: Sequence[int],
     ) -> tuple[str, str]:
-        """A table of every arm at every rate, the chosen one in bold; and arms whose rate is at the edge of them."""
-        rates = list(next(iter(tries.values())))
-        rows = []
-        for name, by_rate in tries.items():
-            cells = {rate: self.shown(results, arm, f"{self.measure} mean", seeds) for rate, arm in by_rate.items()}
-            rows.append([name, *(f"**{cell}**" if rate == chosen[name] else cell for rate, cell in cells.items())])
-        edge = [name for name, rate in chosen.items() if rate in (min(rates), max(rates))]
-        return table(["arm", *(f"{rate:g}" for rate in rates)], rows), ", ".join(edge) or "none"
+        """As `rates`, of the mean of the primary measure."""
+        return rates(results, tries, chosen, seeds, self.place, f"{self.measure} mean")
+
+
+def shown(results: Results, arm: Arm, place: str, measure: str, seeds: Sequence[int]) -> str:
+    """Percent by seed, "-" where nothing has run."""
+    found = results.scores(arm, place, measure)
+    return ", ".join(f"{100 * found[seed]:.1f}" for seed in seeds if seed in found) or "-"
+
+
+def rates(
+    results: Results,
+    tries: Mapping[str, Mapping[float, Arm]],
+    chosen: Mapping[str, float],
+    seeds: Sequence[int],
+    place: str,
+    measure: str,
+) -> tuple[str, str]:
+    """A table of every arm at every rate, the chosen one in bold; and arms whose rate is at the edge of them."""
+    tried = list(next(iter(tries.values())))
+    rows = []
+    for name, by_rate in tries.items():
+        cells = {rate: shown(results, arm, place, measure, seeds) for rate, arm in by_rate.items()}
+        rows.append([name, *(f"**{cell}**" if rate == chosen[name] else cell for rate, cell in cells.items())])
+    edge = [name for name, rate in chosen.items() if rate in (min(tried), max(tried))]
+    return table(["arm", *(f"{rate:g}" for rate in tried)], rows), ", ".join(edge) or "none"

@@ -6,7 +6,7 @@ from typing import Any
 import mcl_clip.models  # noqa: F401  registers the tower
 from benchmarks.study import settings as study
 from benchmarks.study.models import Arm, Negatives
-from benchmarks.study.settings import ENSEMBLE, FROM_BASE, HARD, LONG, MCL, SHUFFLED, SNAPSHOTS, STUDENT
+from benchmarks.study.settings import FROM_BASE, HARD, STUDENT
 from demo.features import NAMES
 
 MODEL = "mcl-tiny-conv"
@@ -76,14 +76,7 @@ def oracle_name(feature: str) -> str:
 
 # Every arm's own rate, tried on the choosing seeds; all tries stay, with their results.
 RATES = (5e-4, 1e-3, 2e-3)
-RATE_OF = {
-    LONG: "long_lr",
-    ENSEMBLE: "ensemble_lr",
-    SNAPSHOTS: "snapshot_lr",
-    SHUFFLED: "shuffled_lr",
-    MCL: "mcl_lr",
-    HARD: "hard_lr",
-}
+RATE_OF = {**study.RATE_OF, HARD: "hard_lr"}
 CHOSEN = Settings(
     long_lr=2e-3,
     ensemble_lr=2e-3,
