@@ -139,8 +139,8 @@ def _tries(results: Results, study: str) -> str:
     text = (
         f"## Choosing, {study}\n\nMean pair accuracy on {CHOOSING_ARTIST}, percent, and the difference of MCL (concat) "
         "and one long run of the same compute, in points; its standard deviation over seeds says how sharp the measure "
-        f"is. A try runs on seed {CHOOSING_SEEDS[0]}, what was taken ({STUDIES[study].rule!r}) on all choosing seeds; one "
-        "that has no runs yet has no numbers.\n\n"
+        f"is. A try runs on seed {CHOOSING_SEEDS[0]}, what was taken ({STUDIES[study].rule!r}) on all choosing seeds; "
+        "what has no runs has no numbers.\n\n"
     )
     rows, place = [], place_name(study, CHOOSING_ARTIST)
     for name in STUDIES[study].tries:
