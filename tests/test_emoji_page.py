@@ -12,6 +12,7 @@ from benchmarks.emoji.figure import draw_pairs
 from benchmarks.emoji.settings import CHOOSING_ARTIST, CONFIRMING_ARTISTS, CONFIRMING_SEEDS, FROM_SCRATCH, STUDIES
 from benchmarks.study.results import read_results
 from benchmarks.study.settings import BASE, CONTROLS, LONG, LONGER, MCL, SHUFFLED, STUDENT, Settings
+from benchmarks.study.units import FUSIONS
 from tests.emoji_packages import packages
 
 FIRST, SECOND = list(STUDIES[FROM_SCRATCH].tries)[:2]
@@ -26,7 +27,7 @@ def invent(directory, arm, artist, seed, pairs):
         "arm": arm.name,
         "key": arm.key,
         "facts": [{"training_seconds": 2.0}] * len(arm.models),
-        "scores": {"concat": scores} | ({"mean-cosine": scores} if len(arm.models) > 1 else {}),
+        "scores": {"concat": scores} | (dict.fromkeys(FUSIONS[1:], scores) if len(arm.models) > 1 else {}),
     }
     path = directory / "units" / artist / f"seed_{seed}" / f"{arm.key}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,7 +40,7 @@ def row_of(text, start):
 
 
 def test_tries_show_the_gap_and_how_sharp_it_is(tmp_path):
-    arms = Settings().arms()
+    arms = STUDIES[FROM_SCRATCH].tried(FIRST)
     for seed, gap in ((100, 0.10), (101, 0.02)):
         invent(tmp_path, arms[BASE], CHOOSING_ARTIST, seed, 0.4)
         invent(tmp_path, arms[LONG], CHOOSING_ARTIST, seed, 0.5)
@@ -66,7 +67,8 @@ def test_one_tower_is_shown_beside_the_stages_it_comes_from(tmp_path):
     page.write_page(tmp_path)
     text = (tmp_path / "README.md").read_text().split("for the price of one")[1].split("## Every run")[0]
     rows = [line.split(" | ")[1:4] for line in text.splitlines() if line.startswith(f"| {FIRST}")]
-    assert rows == [["MCL, concat", "1", "60.0"], [STUDENT, "1", "50.0"], [LONGER, "1", "40.0"]]
+    assert rows[:2] == [["MCL, concat", "1", "60.0"], ["MCL, last stage alone", "1", "60.0"]]
+    assert rows[2:] == [[STUDENT, "1", "50.0"], [LONGER, "1", "40.0"]]
 
 
 @pytest.mark.parametrize("whole", [True, False])
@@ -92,6 +94,10 @@ def test_confirming_compares_with_every_control_once_all_runs_are_there(tmp_path
         found = row_of(text.split("Every arm, percent")[0], name)
         assert found[1].startswith("-8.0 ± " if name == SHUFFLED else "+22.0 ± ")
         assert found[2] == ("loses" if name == SHUFFLED else "wins")
+    secondary = text.split("Secondary: ")
+    found = row_of(secondary[1], "MCL, last stage alone, minus the control by concat")
+    assert found[1].startswith("+22.0 ± ") and len(found) == 1 + len(CONTROLS)
+    assert row_of(secondary[2], "Gender")[4].startswith("-8.0 ± ") and row_of(secondary[2], "Hair")[1:] == ["-"] * 4
     assert row_of(text, "MCL, concat")[1:5] == ["37.0", "10.0", "20.0", "30.0"]
 
 

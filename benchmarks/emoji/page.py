@@ -1,34 +1,26 @@
 """docs/study-emoji/README.md, written from the results alone."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.emoji.confirmed import SECONDARY, confirmed, mean_of
 from benchmarks.emoji.differences import TYPES
 from benchmarks.emoji.packages import ARTISTS, DRAWN
 from benchmarks.emoji.settings import (
     CHOOSING_ARTIST,
     CHOOSING_SEEDS,
-    CONFIRMING_ARTISTS,
-    FROM_SCRATCH,
-    REAL_TOWERS,
     STUDIES,
     place_name,
 )
-from benchmarks.emoji.tail import EMBED
-from benchmarks.emoji.towers import SIDE, UNLOCKED
-from benchmarks.emoji.wheels import IMAGE_TOWER, TEXT_TOWER
-from benchmarks.study.intervals import Interval, holm, interval, within_blocks
-from benchmarks.study.models import Arm
+from benchmarks.study.intervals import Interval, interval
 from benchmarks.study.results import Results, every_run, read_results
-from benchmarks.study.settings import BASE, CONTROLS, LONG, LONGER, MCL, RATE_OF, SOUP, STUDENT
+from benchmarks.study.settings import BASE, LONG, LONGER, MCL, RATE_OF, SOUP, STUDENT
 from benchmarks.study.summary import rates
 from benchmarks.study.tables import percent, points, table
-from benchmarks.study.units import CONCAT, FUSIONS, LAST_ALONE
+from benchmarks.study.units import CONCAT, LAST_ALONE
 from mcl_clip.artifacts import atomic_path, write_json
 
-SECONDARY = {"known": "zero-shot, known captions", "unseen": "zero-shot, unseen", "retrieval": "retrieval"}
 INTRODUCTION = """# Real drawings: MCL against controls of equal compute
 
 Written by `python -m benchmarks.emoji report` from `units/`, one file an arm, artist and seed; every number below is
@@ -43,15 +35,6 @@ artists are fixed blocks, looked at once, and intervals are over seeds within ar
 {figure}
 {credits}
 """
-ABOUT = {
-    FROM_SCRATCH: "32 pixels, the demo's small convolutional tower and one layer of text, both from random weights.",
-    REAL_TOWERS: (
-        f"{SIDE} pixels, two towers that were trained elsewhere: {IMAGE_TOWER.credit}; {TEXT_TOWER.credit} (both "
-        f"{IMAGE_TOWER.licence}). Together they are no pretrained CLIP: projections to {EMBED} numbers are trained "
-        f"first, then the last {UNLOCKED} of the image tower's 7 groups of blocks too; the text tower stays as it is, "
-        "from stage 1 on with its projection. What the locked blocks say is computed once."
-    ),
-}
 
 
 def write_page(directory: Path) -> None:
@@ -66,11 +49,7 @@ def write_page(directory: Path) -> None:
             figure=figure,
             credits=f"Drawings: {credits_}.",
         ),
-        *(
-            each
-            for name in STUDIES
-            for each in (_confirmed(results, name), _tries(results, name), _rates(results, name))
-        ),
+        *(part(results, name) for name in STUDIES for part in (confirmed, _tries, _rates)),
         *(_one_tower(results, name) for name in STUDIES),
         _all_runs(results),
     ]
@@ -88,51 +67,6 @@ def write_page(directory: Path) -> None:
 def _credit(artist: str) -> str:
     own = [package for package in DRAWN if package.name in ARTISTS[artist]]
     return ", ".join(f"{package.credit} ({package.licence})" for package in own)
-
-
-def _confirmed(results: Results, study: str) -> str:
-    title = f"## Confirming, {study}\n\n{ABOUT[study]}\n\n"
-    chosen = STUDIES[study].chosen
-    if chosen is None:
-        return f"{title}Nothing is chosen yet, so nothing is confirmed.\n"
-    arms = chosen.arms()
-    places = [place_name(study, artist) for artist in CONFIRMING_ARTISTS]
-    blocks = {
-        name: [list(results.differences(arms[MCL], arms[name], place).values()) for place in places]
-        for name in CONTROLS
-    }
-    if any(len(block) < 2 for found in blocks.values() for block in found):
-        return f"{title}Not all runs are there yet; `make study-emoji` goes on.\n"
-    text = (
-        f"{title}MCL, fused by concatenation, minus each control at equal compute: mean pair accuracy in "
-        f"points, over {', '.join(CONFIRMING_ARTISTS)}; intervals over seeds within artists, simultaneous by Holm over "
-        "these four comparisons. All else is secondary.\n\n"
-    )
-    found = holm({name: within_blocks(each) for name, each in blocks.items()})
-    rows = [
-        [name, points(found[name]), found[name].verdict, *(points(interval(block)) for block in blocks[name])]
-        for name in CONTROLS
-    ]
-    text += table(["MCL minus", "difference", "", *CONFIRMING_ARTISTS], rows)
-    return text + "\nEvery arm, percent:\n\n" + _arms(results, arms, places)
-
-
-def _arms(results: Results, arms: dict[str, Arm], places: Sequence[str]) -> str:
-    rows = []
-    for arm in arms.values():
-        for fusion in FUSIONS:
-            values = [_mean(results, arm, places, measure, fusion) for measure in ("pairs", *SECONDARY)]
-            values += [_mean(results, arm, places, f"pairs {kind}", fusion) for kind in TYPES]
-            if values[0]:
-                name = arm.name if len(arm.models) == 1 else f"{arm.name}, {fusion}"
-                rows.append([name, *(each or "-" for each in values)])
-    return table(["arm", "pairs", *SECONDARY.values(), *TYPES], rows)
-
-
-def _mean(results: Results, arm: Arm, places: Sequence[str], measure: str, fusion: str) -> str:
-    blocks = [list(results.scores(arm, place, measure, fusion).values()) for place in places]
-    blocks = [block for block in blocks if block]
-    return f"{100 * np.mean([np.mean(block) for block in blocks]):.1f}" if blocks else ""
 
 
 def _tries(results: Results, study: str) -> str:
@@ -183,7 +117,7 @@ def _one_tower(results: Results, study: str) -> str:
         ).items():
             seeds = set(results.scores(arm, place, "pairs", fusion)) if results.scores(arms[STUDENT], place) else set()
             if seeds:
-                values = [_mean(results, arm, [place], measure, fusion) for measure in ("pairs", *SECONDARY)]
+                values = [mean_of(results, arm, [place], measure, fusion) for measure in ("pairs", *SECONDARY)]
                 rows.append([name, shown, str(len(seeds)), *(each or "-" for each in values)])
     if not rows:
         return ""
