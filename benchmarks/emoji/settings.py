@@ -24,7 +24,6 @@ class RealSettings(Settings):
 
     projection_epochs: int = 2
     projection_lr: float = 1e-3
-    warmup: int = 50
 
     def independent(self, lr: float, draw: int = 0, shares: int = 1) -> Model:
         """From projections of its own."""
@@ -89,8 +88,10 @@ SCRATCH_TRIES: dict[str, dict[str, Any]] = {
     "two stages, clusters of texts": {**TWO, "clustered": "texts"},
 }
 REAL_TRIES: dict[str, dict[str, Any]] = {
-    "a tenth of the rate": {"lr": 1e-4, "long_lr": 1e-4, "mcl_lr": 1e-4},
-    "three tenths of the rate": {"lr": 3e-4, "long_lr": 3e-4, "mcl_lr": 3e-4},
+    "a tenth of the rate": rates(1e-4),
+    "three tenths of the rate": rates(3e-4),
+    "the whole rate": rates(1e-3),
+    "three tenths of the rate, half ordinary negatives": {**rates(3e-4), "ordinary": 0.5},
 }
 FROM_SCRATCH, REAL_TOWERS = "from scratch", "real towers"
 STUDIES = {
