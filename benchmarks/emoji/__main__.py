@@ -1,23 +1,23 @@
-"""`python -m benchmarks.emoji data|choose|one-tower|confirm|report|all`: the study on real drawings."""
+"""`python -m benchmarks.emoji data|choose|one-tower|confirm|cost|report|all`: the study on real drawings."""
 
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from benchmarks.emoji.cost import write_costs
 from benchmarks.emoji.data import generate
 from benchmarks.emoji.drawings import SIDES
 from benchmarks.emoji.figure import draw_pairs
 from benchmarks.emoji.frozen import freeze
 from benchmarks.emoji.held_out import HeldOut
-from benchmarks.emoji.page import write_page
+from benchmarks.emoji.page import COSTS, write_page
 from benchmarks.emoji.pretrained import Pretrained
 from benchmarks.emoji.settings import (
     CHOOSING_ARTIST,
     CHOOSING_SEEDS,
     CONFIRMING_ARTISTS,
     CONFIRMING_SEEDS,
-    FROM_SCRATCH,
     REAL_TOWERS,
     STUDIES,
 )
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
     args = _parser().parse_args(argv)
     progress = sys.stderr.isatty()
-    if args.command != "report" and args.processes < 1:
+    if args.command not in ("cost", "report") and args.processes < 1:
         raise UserError("--processes must be at least 1")
     if args.command in ("data", "all"):
         for side in (args.side,) if args.command == "data" else (SIDE, REAL_SIDE):
@@ -52,12 +52,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"data: {data}")
             if side == SIDE:
                 draw_pairs(args.report / "pairs.png", data)
-    if args.command not in ("data", "report"):
+    if args.command in ("choose", "one-tower", "confirm", "all"):
         wanted = list(_wanted(args))
         if REAL_TOWERS in args.towers:
             freeze(_data(args, REAL_SIDE), *_frozen(args), progress)
         units = [unit for place, arms in wanted for unit in units_of(place, arms)]
         run_all(units, processes=args.processes, progress=progress, what="epochs")
+    if args.command in ("cost", "all") and (chosen := STUDIES[REAL_TOWERS].chosen):
+        places = (_pretrained(args, artist, CONFIRMING_SEEDS[0]) for artist in CONFIRMING_ARTISTS)
+        write_costs(args.report / COSTS, places, chosen.arms()[MCL], progress)
     if args.command != "data":
         write_page(args.report)
         print(f"report: {args.report / 'README.md'}")
@@ -90,11 +93,15 @@ def _wanted(args: argparse.Namespace) -> Iterator[tuple[HeldOut, list[Arm]]]:
 
 
 def _place(args: argparse.Namespace, name: str, artist: str, seed: int) -> HeldOut:
-    stand = args.results / "models", args.report / "units", seed
-    if name == FROM_SCRATCH:
-        return HeldOut(*stand, _data(args, SIDE), artist)
+    if name == REAL_TOWERS:
+        return _pretrained(args, artist, seed)
+    return HeldOut(args.results / "models", args.report / "units", seed, _data(args, SIDE), artist)
+
+
+def _pretrained(args: argparse.Namespace, artist: str, seed: int) -> Pretrained:
+    stand = args.results / "models", args.report / "units", seed, _data(args, REAL_SIDE), artist
     towers, kept = _frozen(args)
-    return Pretrained(*stand, _data(args, REAL_SIDE), artist, towers=towers, kept=kept)
+    return Pretrained(*stand, towers=towers, kept=kept)
 
 
 def _data(args: argparse.Namespace, side: int) -> Path:
@@ -114,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
         "one-tower", help="a student of MCL, the mean of its weights, and a longer run there"
     )
     confirm = commands.add_parser("confirm", help="train and score every arm, as chosen, on all other artists")
+    cost = commands.add_parser("cost", help="what locked towers save, from confirmed stages of the real towers")
     report = commands.add_parser("report", help="write the report from the runs there are")
     everything = commands.add_parser("all", help="all of these, doing what is left to do")
     sides = ", ".join(map(str, SIDES))
@@ -128,12 +136,13 @@ def _parser() -> argparse.ArgumentParser:
         )
     one_tower.add_argument("--tries", nargs="+", metavar="TRY", help="of settings.py (default all)")
     one_tower.add_argument("--seeds", type=int, default=len(CHOOSING_SEEDS), help="how many (default all)")
-    for command in (data, choose, one_tower, confirm, report, everything):
+    for command in (data, choose, one_tower, confirm, cost, report, everything):
         command.add_argument(
             "--report", type=Path, default=Path("docs/study-emoji"), help="scores and report stand here"
         )
-    for command in (data, choose, one_tower, confirm, everything):
+    for command in (data, choose, one_tower, confirm, cost, everything):
         command.add_argument("--results", type=Path, default=Path("runs/emoji"), help="data and models stand here")
+    for command in (data, choose, one_tower, confirm, everything):
         command.add_argument("--processes", type=int, default=2, help="at a time, one thread each (default 2)")
     return parser
 

@@ -19,8 +19,9 @@ from benchmarks.study.settings import BASE, LONG, LONGER, MCL, RATE_OF, SOUP, ST
 from benchmarks.study.summary import rates
 from benchmarks.study.tables import percent, points, table
 from benchmarks.study.units import CONCAT, LAST_ALONE
-from mcl_clip.artifacts import atomic_path, write_json
+from mcl_clip.artifacts import atomic_path, read_json, write_json
 
+COSTS = "cost.json"
 INTRODUCTION = """# Real drawings: MCL against controls of equal compute
 
 Written by `python -m benchmarks.emoji report` from `units/`, one file an arm, artist and seed; every number below is
@@ -50,6 +51,7 @@ def write_page(directory: Path) -> None:
             credits=f"Drawings: {credits_}.",
         ),
         *(part(results, name) for name in STUDIES for part in (confirmed, _tries, _rates)),
+        _costs(directory / COSTS),
         *(_one_tower(results, name) for name in STUDIES),
         _all_runs(results),
     ]
@@ -104,6 +106,25 @@ def _rates(results: Results, name: str) -> str:
         f"{study.rule!r}: mean pair accuracy on {CHOOSING_ARTIST}, seed {seeds[0]}, percent, the chosen one in bold. "
         f"At the edge of what was tried: {edge}.\n\n{rows}"
     )
+
+
+def _costs(path: Path) -> str:
+    """Of the real towers' stages; empty where nothing was measured."""
+    if not path.is_file():
+        return ""
+    found = read_json(path)
+    text = (
+        f"## What locked towers save\n\n`python -m benchmarks.emoji cost`: the {found[0]['stages']} stages of MCL, "
+        f"real towers, seed {found[0]['seed']}, as whole open_clip models that read images and tokens. Cost in units "
+        "of one stage's, measured in turn, one thread, means over the artists; pair accuracy in percent. The "
+        f"fused directory has {np.mean([each['disk'] for each in found]):.2f} times the bytes of a stage's.\n\n"
+    )
+    rows = []
+    for name in found[0]["variants"]:
+        variants = [each["variants"][name] for each in found]
+        costs = [f"{np.mean([each[side] for each in variants]):.2f}" for side in ("image", "text")]
+        rows.append([name, *costs, str(variants[0]["numbers"]), *(f"{100 * each['pairs']:.1f}" for each in variants)])
+    return text + table(["", "image", "text", "numbers", *(each["artist"] for each in found)], rows)
 
 
 def _one_tower(results: Results, study: str) -> str:
