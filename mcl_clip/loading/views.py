@@ -60,7 +60,7 @@ class ViewsTransform:
 
     def of_image(self, image: torch.Tensor, words: np.ndarray) -> torch.Tensor:
         """The views of an image that is decoded, uint8 [3, height, width]."""
-        return torch.stack([self._view(image, _uniforms(words[0], view)) for view in range(self.views)])
+        return torch.stack([self._view(image, uniforms) for uniforms in _uniforms(words[0], self.views)])
 
     def _view(self, image: torch.Tensor, uniforms: np.ndarray) -> torch.Tensor:
         how, numbers = self.augmentations, iter(uniforms[WORDS:].tolist())
@@ -97,10 +97,10 @@ def views_transform(preprocess_cfg: Mapping[str, Any], augmentations: Augmentati
     return ViewsTransform(size_pair(cfg.size), tuple(cfg.mean), tuple(cfg.std), augmentations or Augmentations())
 
 
-def _uniforms(word: np.uint64, view: int) -> np.ndarray:
-    """Numbers in [0, 1) of one view."""
-    count = WORDS + 10
-    words = mix(mix(np.array([view + 1], np.uint64) + word) + np.arange(count, dtype=np.uint64))
+def _uniforms(word: np.uint64, views: int) -> np.ndarray:
+    """Numbers in [0, 1), a row a view."""
+    of_view = mix(np.arange(1, views + 1, dtype=np.uint64) + word)
+    words = mix(of_view[:, None] + np.arange(WORDS + 10, dtype=np.uint64))
     return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
