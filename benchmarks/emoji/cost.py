@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -61,18 +62,18 @@ def cost(place: Pretrained, arm: Arm, progress: bool = False) -> dict[str, Any]:
         COLLAPSED: fused.collapse(),
     }
     pairs = read_pairs(place.data / "artists" / place.artist / "pairs")
-    pixels = torch.stack([_pixels(path.read_bytes()) for pair in pairs for path in pair.images])
+    pixels = np.stack([pixels_of(path.read_bytes()) for pair in pairs for path in pair.images])
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
     tokens = stages[0].tokenizer([text for pair in pairs for text in pair.statements])
     accuracies, sizes = {}, {}
     for name, model in variants.items():
-        images = torch.cat([model.encode_image(chunk, normalize=True) for chunk in pixels.split(CHUNK)])
-        texts = torch.cat([model.encode_text(chunk, normalize=True) for chunk in tokens.split(CHUNK)])
-        correct = pair_similarities(images, texts).pair_correct
-        by_type = mean_of_groups(correct, [pair.type for pair in pairs])
-        accuracies[name], sizes[name] = sum(by_type.values()) / len(by_type), images.shape[1]
+        seen = torch.cat([model.encode_image(chunk, normalize=True) for chunk in images.split(CHUNK)])
+        read = torch.cat([model.encode_text(chunk, normalize=True) for chunk in tokens.split(CHUNK)])
+        by_type = mean_of_groups(pair_similarities(seen, read).pair_correct, [pair.type for pair in pairs])
+        accuracies[name], sizes[name] = sum(by_type.values()) / len(by_type), seen.shape[1]
     image_seconds, text_seconds = (
         measure({name: _calls(model, side, batch) for name, model in variants.items()}, ROUNDS, "cpu", progress)
-        for side, batch in (("image", pixels[:BATCH]), ("text", tokens[:BATCH]))
+        for side, batch in (("image", images[:BATCH]), ("text", tokens[:BATCH]))
     )
     return {
         "artist": place.artist,
@@ -108,7 +109,3 @@ class _Separate:
 def _calls(model: Any, side: str, batch: Tensor) -> Any:
     encode = model.encode_image if side == "image" else model.encode_text
     return lambda: encode(batch, normalize=True)
-
-
-def _pixels(png: bytes) -> Tensor:
-    return torch.from_numpy(pixels_of(png)).permute(2, 0, 1).float() / 127.5 - 1
