@@ -73,15 +73,15 @@ class ViewsTransform:
         is_jittered, order = next(numbers) < how.jitter, colour.ORDERS[int(next(numbers) * len(colour.ORDERS))]
         draws = [next(numbers) for _ in range(4)]
         is_gray, is_blurred, spread = next(numbers) < how.gray, next(numbers) < self._blur, next(numbers)
-        if is_jittered or is_gray:
-            pixels = view.astype(np.float32)
+        if is_jittered or is_gray or is_blurred:
+            pixels = np.array(view, np.float32, order="C")
             if is_jittered:
                 pixels = colour.jitter(pixels, _factors(how.strengths, draws), order)
             if is_gray:
-                pixels = np.broadcast_to(colour.gray(pixels), pixels.shape)
-            view = np.rint(pixels).astype(np.uint8)
-        if is_blurred:
-            view = colour.blur(view, how.sigma[0] + (how.sigma[1] - how.sigma[0]) * spread)
+                pixels[:] = colour.gray(pixels)
+            if is_blurred:
+                pixels = colour.blur(pixels, how.sigma[0] + (how.sigma[1] - how.sigma[0]) * spread)
+            view = np.rint(pixels, out=pixels).astype(np.uint8)
         return torch.from_numpy(np.ascontiguousarray(view))
 
     @property
