@@ -76,7 +76,7 @@ class Settings(study.Settings):
 
 
 # Every arm's own rate, and the rule of MCL, tried on the choosing seeds; all tries stay, with their results.
-RATES = (3e-3, 6e-3, 1.2e-2, 2.4e-2)
+RATES = (1.5e-3, 3e-3, 6e-3, 1.2e-2, 2.4e-2)
 RATE_OF = {**study.RATE_OF, IFM: "ifm_lr"}
 RULES: dict[str, dict[str, Any]] = {
     "as the study": {},
