@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 from benchmarks.emoji.data import generate
 from benchmarks.images import ablations, settings
 from benchmarks.images.__main__ import main
-from benchmarks.images.drawings import ATTRIBUTES
+from benchmarks.images.drawings import ATTRIBUTES, _drawn
 from benchmarks.images.implicit import ModifiedNTXent
 from benchmarks.images.measures import MEASURES, PROJECTIONS, score
 from benchmarks.images.page import write_page
@@ -179,6 +179,14 @@ def write(directory, gain):
             invent(directory, arm, seed, gain + 0.001 * seed if name in (MCL, FROM_BASE) else 0.0)
     write_page(directory, read_results(directory / "units"))
     return (directory / "README.md").read_text()
+
+
+def test_up_to_half_of_what_a_probe_sees_is_rare_and_the_rest_is_not():
+    rows = list(range(100))
+    for rare, expected in ((40, 10), (6, 6)):
+        drawn = _drawn(rows, 20, (1,), lambda row, rare=rare: row < rare)
+        assert len(set(drawn)) == 20 and sum(row < rare for row in drawn) == expected
+    assert _drawn(rows, 20, (1,)) == _drawn(rows, 20, (1,)) != _drawn(rows, 20, (2,))
 
 
 def test_the_page_says_what_was_won_under_holm_over_all_eight(tmp_path):

@@ -70,6 +70,12 @@ def test_a_fit_ends_within_the_tolerance(samples, width) -> None:
         assert (axes.T.double() @ weights.grad).abs().max() <= 1.1e-4, strength
 
 
+def test_one_class_is_what_is_predicted() -> None:
+    train = torch.randn(40, 5, generator=torch.Generator().manual_seed(0))
+    predicted, strength = probe(train, np.full(40, 3), train)
+    assert predicted.tolist() == [3] * 40 and strength == STRENGTHS[0]
+
+
 def test_reads_a_linear_label_and_nothing_from_noise() -> None:
     rng = np.random.default_rng(0)
     train, test = unit(rng.normal(size=(300, 8))), unit(rng.normal(size=(400, 8)))

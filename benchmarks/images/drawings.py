@@ -15,13 +15,15 @@ from benchmarks.images.world import UNKNOWN, Labelled, World
 from mcl_clip import seeds
 
 TRAIN, PROBE, TEST = range(3)
+RARE = 0.5  # of the drawings that a probe is fitted on or scored on: with hair or a direction, as far as there are any
 ATTRIBUTES = ("skin tone", "hair", "gender", "direction", "group")
 
 
 def drawings_world(data: Path, artist: str, images: int, seed: int) -> World:
     """`images` drawings of other artists to train on, drawn at random.
 
-    Classifiers are fitted on as many of them, and scored on as many of `artist`'s, those with rare attributes first.
+    Classifiers are fitted on as many of them, and scored on as many of `artist`'s, up to a share of RARE with rare
+    attributes.
     """
     others = read_shards(shard_paths(data, training_packages(data, artist)))
     own = read_shards(shard_paths(data, [package for package in drawn_packages(data) if ARTIST[package] == artist]))
@@ -60,9 +62,11 @@ def _value(name: str, sample: Sample, turned: set[str]) -> str:
 
 
 def _drawn(
-    samples: Sequence[Sample], count: int, entropy: tuple[int, ...], first: Callable[[Sample], bool] | None = None
+    samples: Sequence[Sample], count: int, entropy: tuple[int, ...], is_rare: Callable[[Sample], bool] | None = None
 ) -> list[Sample]:
+    """Without repeats; where `is_rare` is given, up to RARE of `count` are rare and the rest is drawn of all others."""
     order = seeds.generator(*entropy).permutation(len(samples)).tolist()
-    if first is not None:
-        order.sort(key=lambda row: not first(samples[row]))
+    if is_rare is not None:
+        rare = [row for row in order if is_rare(samples[row])][: round(RARE * count)]
+        order = [*rare, *(row for row in order if not is_rare(samples[row]))]
     return [samples[row] for row in order[:count]]

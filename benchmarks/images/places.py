@@ -11,7 +11,7 @@ from torch import Tensor
 
 from benchmarks.emoji.world import scored_key, world_key
 from benchmarks.images import settings
-from benchmarks.images.drawings import drawings_world
+from benchmarks.images.drawings import RARE, drawings_world
 from benchmarks.images.implicit import ModifiedNTXent
 from benchmarks.images.measures import embeddings, score, train_embeddings
 from benchmarks.images.tower import PROJECTION, STRIDES, WIDTHS, Backbone
@@ -113,8 +113,8 @@ class Drawings(TwoViewPlace):
 
     @property
     def drawn(self) -> str:
-        """Changes with the drawings and the tower."""
-        return sha256_json([world_key(self.data, self.artist, 0.0), TOWER])[:12]
+        """Changes with the drawings, with those that the probe takes of them, and with the tower."""
+        return sha256_json([world_key(self.data, self.artist, 0.0), RARE, TOWER])[:12]
 
     @property
     def compared(self) -> str:

@@ -73,7 +73,8 @@ class _Problem:
         variance, axes = torch.linalg.eigh((centred.T @ centred).double() / len(features))
         self.axes = axes.float()
         self.rotated = centred @ self.axes
-        self._curvature = (1 - 1 / classes) / classes * torch.cat([variance.clamp_min(0), variance.new_ones(1)]).float()
+        several = max(classes, 2)  # with one class there is nothing to fit, and no curvature to divide by
+        self._curvature = (1 - 1 / several) / several * torch.cat([variance.clamp_min(0), variance.new_ones(1)]).float()
 
     def scale(self, penalty: float) -> Tensor:
         """[D + 1, 1]: coordinates in which the curvature at zero is about one."""
