@@ -96,7 +96,7 @@ REAL_TRIES: dict[str, dict[str, Any]] = {
 FROM_SCRATCH, REAL_TOWERS = "from scratch", "real towers"
 STUDIES = {
     FROM_SCRATCH: Study(
-        Settings(), SCRATCH_TRIES, rule="two stages, half ordinary negatives", rates=(7.5e-4, 1.5e-3, 3e-3)
+        Settings(), SCRATCH_TRIES, rule="two stages, half ordinary negatives", rates=(7.5e-4, 1.5e-3, 3e-3, 6e-3)
     ),
     REAL_TOWERS: Study(RealSettings(epochs=4), REAL_TRIES, rule="three tenths of the rate", rates=(1e-4, 3e-4, 1e-3)),
 }
