@@ -99,7 +99,7 @@ def _tries(results: Results, study: str) -> str:
 def _rates(results: Results, name: str) -> str:
     study = STUDIES[name]
     tried, seeds = study.rated(), CHOOSING_SEEDS[:1]
-    chosen = {arm: getattr(study.chosen, RATE_OF[arm], None) for arm in tried}
+    chosen = {arm: getattr(study.chosen, RATE_OF[arm]) for arm in tried} if study.chosen else {}
     rows, edge = rates(results, tried, chosen, seeds, place_name(name, CHOOSING_ARTIST), "pairs")
     return (
         f"Every arm's own rate, of its further stages (of all of it for the long run and the ensemble), all else as "

@@ -1,12 +1,12 @@
 """Two studies: which artist and seeds are for choosing, what is tried there, and what was chosen."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from benchmarks.emoji.packages import ARTISTS
 from benchmarks.study.models import Arm, Model
-from benchmarks.study.settings import BASE, LONG, MCL, RATE_OF, Settings, at_rates
+from benchmarks.study.settings import BASE, LONG, MCL, RATE_OF, SHUFFLED, SNAPSHOTS, Settings, at_rates
 
 CHOOSING_ARTIST = "twemoji"
 CHOOSING_SEEDS = (100, 101, 102)
@@ -41,13 +41,15 @@ class Study:
     """Settings that are tried on the choosing artist, which stay with their results.
 
     Every try runs on the first choosing seed; `rule` is the one that was taken, which runs on all, and whose controls
-    and MCL have run at several `rates`. chosen: set, and committed, before the confirming artists are looked at.
+    and MCL have run at several `rates`, some arms at `more`. chosen: set, and committed, before the confirming artists
+    are looked at.
     """
 
     settings: Settings
     tries: dict[str, dict[str, Any]]
     rule: str
     rates: tuple[float, ...]
+    more: dict[str, tuple[float, ...]] = field(default_factory=dict)
     chosen: Settings | None = None
 
     def tried(self, name: str, one_tower: bool = False) -> dict[str, Arm]:
@@ -58,7 +60,11 @@ class Study:
 
     def rated(self) -> dict[str, dict[float, Arm]]:
         """{arm: {rate: that of the rule at this rate, of its further stages or of all of it}}."""
-        return at_rates(replace(self.settings, **self.tries[self.rule]), RATE_OF, self.rates)
+        settings = replace(self.settings, **self.tries[self.rule])
+        found = at_rates(settings, RATE_OF, self.rates)
+        for name, rates in self.more.items():
+            found[name] |= at_rates(settings, {name: RATE_OF[name]}, rates)[name]
+        return found
 
     def choosing(self) -> Iterator[tuple[int, list[Arm]]]:
         """Arms to score on the choosing artist, by seed."""
@@ -96,7 +102,11 @@ REAL_TRIES: dict[str, dict[str, Any]] = {
 FROM_SCRATCH, REAL_TOWERS = "from scratch", "real towers"
 STUDIES = {
     FROM_SCRATCH: Study(
-        Settings(), SCRATCH_TRIES, rule="two stages, half ordinary negatives", rates=(7.5e-4, 1.5e-3, 3e-3, 6e-3)
+        Settings(),
+        SCRATCH_TRIES,
+        rule="two stages, half ordinary negatives",
+        rates=(7.5e-4, 1.5e-3, 3e-3, 6e-3),
+        more={SNAPSHOTS: (1.2e-2,), SHUFFLED: (1.2e-2,)},
     ),
     REAL_TOWERS: Study(RealSettings(epochs=4), REAL_TRIES, rule="three tenths of the rate", rates=(1e-4, 3e-4, 1e-3)),
 }

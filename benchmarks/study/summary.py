@@ -88,11 +88,15 @@ def rates(
     place: str,
     measure: str,
 ) -> tuple[str, str]:
-    """A table of every arm at every rate, the chosen one in bold; and arms whose rate is at the edge of them."""
-    tried = list(next(iter(tries.values())))
+    """A table of every arm at every rate, the chosen one in bold; and arms whose rate is at the edge of its own."""
+    columns = sorted({rate for by_rate in tries.values() for rate in by_rate})
     rows = []
     for name, by_rate in tries.items():
         cells = {rate: shown(results, arm, place, measure, seeds) for rate, arm in by_rate.items()}
-        rows.append([name, *(f"**{cell}**" if rate == chosen[name] else cell for rate, cell in cells.items())])
-    edge = [name for name, rate in chosen.items() if rate in (min(tried), max(tried))]
-    return table(["arm", *(f"{rate:g}" for rate in tried)], rows), ", ".join(edge) or "none"
+        rows.append([name, *(_emphasised(cells.get(rate, ""), rate == chosen.get(name)) for rate in columns)])
+    edge = [name for name, by_rate in tries.items() if chosen.get(name) in (min(by_rate), max(by_rate))]
+    return table(["arm", *(f"{rate:g}" for rate in columns)], rows), ", ".join(edge) or "none"
+
+
+def _emphasised(cell: str, is_chosen: bool) -> str:
+    return f"**{cell}**" if is_chosen else cell
