@@ -106,9 +106,14 @@ STUDIES = {
         SCRATCH_TRIES,
         rule="two stages, half ordinary negatives",
         rates=(7.5e-4, 1.5e-3, 3e-3, 6e-3),
-        more={SNAPSHOTS: (1.2e-2,), SHUFFLED: (1.2e-2,)},
+        more={SNAPSHOTS: (1.2e-2,), SHUFFLED: (1.2e-2, 2.4e-2), MCL: (1.2e-2,)},
     ),
-    REAL_TOWERS: Study(RealSettings(epochs=4), REAL_TRIES, rule="three tenths of the rate", rates=(1e-4, 3e-4, 1e-3)),
+    REAL_TOWERS: Study(
+        RealSettings(epochs=2, stages=1, warmup=20),
+        REAL_TRIES,
+        rule="three tenths of the rate",
+        rates=(1e-4, 3e-4, 1e-3),
+    ),
 }
 
 
