@@ -107,6 +107,10 @@ STUDIES = {
         rule="two stages, half ordinary negatives",
         rates=(7.5e-4, 1.5e-3, 3e-3, 6e-3),
         more={SNAPSHOTS: (1.2e-2,), SHUFFLED: (1.2e-2, 2.4e-2), MCL: (1.2e-2,)},
+        chosen=Settings(
+            **SCRATCH_TRIES["two stages, half ordinary negatives"]
+            | {"long_lr": 1.5e-3, "ensemble_lr": 1.5e-3, "snapshot_lr": 6e-3, "shuffled_lr": 1.2e-2, "hard_lr": 3e-3}
+        ),
     ),
     REAL_TOWERS: Study(
         RealSettings(epochs=2, stages=1, warmup=20),
