@@ -1,5 +1,10 @@
 """What the studies share: units of work, training, intervals."""
 
+import contextlib
+import fcntl
+import multiprocessing
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -34,6 +39,34 @@ def test_units_run_once_each_after_what_they_need(tmp_path):
     c.unlink()
     run_all(units, processes=2, progress=False)
     assert log.read_text().split() == ["a", "b", "c", "c"]
+
+
+def wait_for_ever(path):
+    """A unit of work that holds a lock for as long as its process is there."""
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        path.with_suffix(".held").touch()
+        time.sleep(600)
+
+
+def run_for_ever(path):
+    """A study that is asked for that unit."""
+    run_all([Unit(path.with_suffix(".done"), wait_for_ever, (path,))], processes=1, progress=False)
+
+
+def test_workers_end_when_the_study_is_killed(tmp_path):
+    study = multiprocessing.get_context("spawn").Process(target=run_for_ever, args=(tmp_path / "lock",))
+    study.start()
+    while not (tmp_path / "lock.held").is_file():
+        assert study.is_alive()
+        time.sleep(0.1)
+    study.kill()
+    with open(tmp_path / "lock") as file:
+        for _ in range(600):
+            with contextlib.suppress(BlockingIOError):
+                return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            time.sleep(0.1)
+    pytest.fail("a worker outlived its study")
 
 
 def test_a_unit_that_nothing_can_feed_is_named(tmp_path):

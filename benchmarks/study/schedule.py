@@ -1,6 +1,8 @@
 """Run units of work in processes, each as soon as what it needs is there; what stands already is not run again."""
 
 import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
@@ -30,7 +32,7 @@ def run_all(units: Sequence[Unit], *, processes: int, progress: bool, what: str 
     if not waiting:
         return
     with (
-        ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool,
+        ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _leave_with_parent) as pool,
         tqdm(total=sum(unit.weight for unit in waiting), desc=what, disable=not progress) as bar,
     ):
         while waiting or running:
@@ -44,3 +46,15 @@ def run_all(units: Sequence[Unit], *, processes: int, progress: bool, what: str 
                 unit = running.pop(future)
                 done.add(unit.done)
                 bar.update(unit.weight)
+
+
+def _leave_with_parent() -> None:
+    """In a worker: end when the process that asked for work does, however it ends."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def leave() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=leave, daemon=True).start()
