@@ -12,8 +12,7 @@ from torch import Tensor
 from benchmarks.emoji.assembled import assembled
 from benchmarks.emoji.pretrained import Pretrained
 from benchmarks.emoji.shards import pixels_of
-from benchmarks.emoji.tail import Tail
-from benchmarks.emoji.towers import image_trunk
+from benchmarks.emoji.towers import normalized
 from benchmarks.fused_inference import disk_ratio, measure, ratio
 from benchmarks.study.models import Arm
 from benchmarks.study.place import CHUNK
@@ -49,7 +48,7 @@ def cost(place: Pretrained, arm: Arm, progress: bool = False) -> dict[str, Any]:
     torch.set_num_threads(1)
     stages = []
     for model in arm.models:
-        tail = Tail(image_trunk(place.towers))
+        tail = place.new_model(model.draw)
         tail.load_state_dict(load_file(place.trained / model.key / "model.safetensors"))
         stages.append(assembled(tail, place.towers))
     disk, loaded = disk_ratio(FusedCLIP(stages))
@@ -63,7 +62,7 @@ def cost(place: Pretrained, arm: Arm, progress: bool = False) -> dict[str, Any]:
     }
     pairs = read_pairs(place.data / "artists" / place.artist / "pairs")
     pixels = np.stack([pixels_of(path.read_bytes()) for pair in pairs for path in pair.images])
-    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+    images = normalized(torch.from_numpy(pixels))
     tokens = stages[0].tokenizer([text for pair in pairs for text in pair.statements])
     accuracies, sizes = {}, {}
     for name, model in variants.items():

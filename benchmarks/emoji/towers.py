@@ -30,6 +30,11 @@ def image_trunk(directory: Path) -> EfficientNet:
     return trunk.eval()
 
 
+def normalized(images: Tensor) -> Tensor:
+    """uint8 [N, H, W, 3] to the image tower's float input [N, 3, H, W]: its mean and deviation are a half."""
+    return images.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
 class FrozenBlocks(nn.Module):
     """uint8 images [N, SIDE, SIDE, 3] to the float16 map [N, C, H, W] before the first unlocked block."""
 
@@ -40,7 +45,7 @@ class FrozenBlocks(nn.Module):
 
     @torch.inference_mode()
     def forward(self, images: Tensor) -> Tensor:
-        found = [self.steps(chunk.permute(0, 3, 1, 2).float() / 127.5 - 1).half() for chunk in images.split(CHUNK)]
+        found = [self.steps(normalized(chunk)).half() for chunk in images.split(CHUNK)]
         return torch.cat(found).contiguous()
 
 
