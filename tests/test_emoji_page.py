@@ -73,7 +73,7 @@ def test_one_tower_is_shown_beside_the_stages_it_comes_from(tmp_path):
 
 @pytest.mark.parametrize("whole", [True, False])
 def test_confirming_compares_with_every_control_once_all_runs_are_there(tmp_path, monkeypatch, whole):
-    chosen = replace(Settings(), epochs=3)
+    chosen = replace(STUDIES[FROM_SCRATCH].settings, epochs=3)
     monkeypatch.setitem(page.STUDIES, FROM_SCRATCH, replace(STUDIES[FROM_SCRATCH], chosen=chosen))
     arms = chosen.arms()
     for place, artist in enumerate(CONFIRMING_ARTISTS):

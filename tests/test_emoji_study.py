@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.emoji.__main__ import main
 from benchmarks.emoji.data import generate
 from benchmarks.emoji.held_out import HeldOut
 from benchmarks.emoji.measures import score
-from benchmarks.emoji.settings import STUDIES
+from benchmarks.emoji.settings import FROM_SCRATCH, REAL_TOWERS, STUDIES, WIDE
 from benchmarks.emoji.world import Moved, Scored, World, make_world, normalized
 from benchmarks.study.hard_negatives import HardNegatives
 from benchmarks.study.models import with_needs
@@ -61,6 +62,22 @@ def test_every_try_trains_other_models_of_mcl():
     for study in STUDIES.values():
         keys = {study.tried(name)[MCL].key for name in study.tries}
         assert len(keys) == len(study.tries)
+
+
+def test_a_wide_model_costs_twice_a_plain_one_and_changes_no_other_key(data, tmp_path):
+    place = HeldOut(tmp_path / "models", tmp_path / "units", 5, data, "noto")
+    arms = replace(STUDIES[FROM_SCRATCH].settings, stages=1).arms()
+    plain, wide = (arms[name].models[0] for name in (BASE, WIDE))
+    one, two = place.new_model(plain), place.new_model(wide)
+    pictures, texts = torch.zeros(1, 3, 32, 32), torch.zeros(1, 20, dtype=torch.long)
+    for side, given in (("encode_image", pictures), ("encode_text", texts)):
+        costs = []
+        for model in (one, two):
+            with FlopCounterMode(display=False) as counter, torch.inference_mode():
+                embedding = getattr(model, side)(given)
+            costs.append(counter.get_total_flops() / embedding.shape[1] * 64)
+        assert costs[1] == pytest.approx(costs[0], rel=0.1) and embedding.shape[1] == 128
+    assert wide.key != plain.key and "wide" not in plain.record()
 
 
 def test_moved_pictures_are_shifted_copies_never_mirrored():
@@ -178,3 +195,10 @@ def test_commands_say_what_to_do_first(tmp_path, capsys):
             with pytest.raises(SystemExit):
                 main(["confirm", "--towers", name, "--results", str(tmp_path)])
             assert "before it is chosen" in capsys.readouterr().err
+
+
+def test_costs_are_not_measured_before_it_is_chosen(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(STUDIES, REAL_TOWERS, replace(STUDIES[REAL_TOWERS], chosen=None))
+    with pytest.raises(SystemExit) as left:
+        main(["cost", "--results", str(tmp_path), "--report", str(tmp_path)])
+    assert left.value.code == 2 and "before it is chosen" in capsys.readouterr().err

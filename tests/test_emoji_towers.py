@@ -94,7 +94,7 @@ def test_only_what_is_unlocked_moves(place):
     base, further = arms[MCL].models
     projections = base.start
     assert projections.projections and further.locked and not base.locked
-    fresh = place.new_model(0).state_dict()
+    fresh = place.new_model(arms[BASE].models[0]).state_dict()
     first, stage_0, stage_1 = (
         load_file(place.trained / model.key / "model.safetensors") for model in (projections, base, further)
     )

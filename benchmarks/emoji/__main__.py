@@ -30,6 +30,7 @@ from benchmarks.study.units import units_of
 from mcl_clip.errors import UserError, exit_on_user_error
 
 SIDE = 32
+NOT_CHOSEN = "nothing is confirmed before it is chosen: benchmarks/emoji/settings.py, {}"
 
 
 @exit_on_user_error
@@ -58,7 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             freeze(_data(args, REAL_SIDE), *_frozen(args), progress)
         units = [unit for place, arms in wanted for unit in units_of(place, arms)]
         run_all(units, processes=args.processes, progress=progress, what="epochs")
-    if args.command in ("cost", "all") and (chosen := STUDIES[REAL_TOWERS].chosen):
+    chosen = STUDIES[REAL_TOWERS].chosen
+    if args.command == "cost" and chosen is None:
+        raise UserError(NOT_CHOSEN.format(REAL_TOWERS))
+    if args.command in ("cost", "all") and chosen:
         places = (_pretrained(args, artist, CONFIRMING_SEEDS[0]) for artist in CONFIRMING_ARTISTS)
         write_costs(args.report / COSTS, places, chosen.arms()[MCL], progress)
     if args.command != "data":
@@ -89,7 +93,7 @@ def _wanted(args: argparse.Namespace) -> Iterator[tuple[HeldOut, list[Arm]]]:
                     for artist in CONFIRMING_ARTISTS:
                         yield _place(args, name, artist, seed), arms
         if study.chosen is None and args.command == "confirm":
-            raise UserError(f"nothing is confirmed before it is chosen: benchmarks/emoji/settings.py, {name}")
+            raise UserError(NOT_CHOSEN.format(name))
 
 
 def _place(args: argparse.Namespace, name: str, artist: str, seed: int) -> HeldOut:

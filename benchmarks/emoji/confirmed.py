@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from benchmarks.emoji.differences import TYPES
-from benchmarks.emoji.settings import CONFIRMING_ARTISTS, FROM_SCRATCH, REAL_TOWERS, STUDIES, place_name
+from benchmarks.emoji.settings import CONFIRMING_ARTISTS, FROM_SCRATCH, REAL_TOWERS, STUDIES, WIDE, place_name
 from benchmarks.emoji.tail import EMBED
 from benchmarks.emoji.towers import SIDE, UNLOCKED
 from benchmarks.emoji.wheels import IMAGE_TOWER, TEXT_TOWER
@@ -18,7 +18,10 @@ from benchmarks.study.units import CONCAT, FITTED, FUSIONS, LAST_ALONE
 
 SECONDARY = {"known": "zero-shot, known captions", "unseen": "zero-shot, unseen", "retrieval": "retrieval"}
 ABOUT = {
-    FROM_SCRATCH: "32 pixels, the demo's small convolutional tower and one layer of text, both from random weights.",
+    FROM_SCRATCH: (
+        "32 pixels, the demo's small convolutional tower and one layer of text, both from random weights. "
+        f"{WIDE[0].upper()}{WIDE[1:]}: towers and embeddings of twice the cost, trained for half as many epochs."
+    ),
     REAL_TOWERS: (
         f"{SIDE} pixels, two towers that were trained elsewhere: {IMAGE_TOWER.credit}; {TEXT_TOWER.credit} (both "
         f"{IMAGE_TOWER.licence}). Together they are no pretrained CLIP: projections to {EMBED} numbers are trained "

@@ -48,7 +48,7 @@ def cost(place: Pretrained, arm: Arm, progress: bool = False) -> dict[str, Any]:
     torch.set_num_threads(1)
     stages = []
     for model in arm.models:
-        tail = place.new_model(model.draw)
+        tail = place.new_model(model)
         tail.load_state_dict(load_file(place.trained / model.key / "model.safetensors"))
         stages.append(assembled(tail, place.towers))
     disk, loaded = disk_ratio(FusedCLIP(stages))

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from benchmarks.emoji.measures import embeddings, score, train_embeddings
+from benchmarks.emoji.wide import WIDE
 from benchmarks.emoji.world import MODEL, Moved, World, make_world, normalized, scored_key, world_key
 from benchmarks.study.captioned import CaptionedPlace
 from benchmarks.study.models import Model
@@ -43,10 +44,9 @@ class HeldOut(CaptionedPlace):
         """All drawings."""
         return make_world(self.data, self.artist, self.seed, self.fit_share)
 
-    @property
-    def tower(self) -> dict[str, Any]:
+    def tower(self, model: Model) -> dict[str, Any]:
         """The demo's."""
-        return get_model_config(MODEL)
+        return WIDE if model.wide else get_model_config(MODEL)
 
     def images(self, world: World, model: Model) -> Images:
         """Moved about on white."""

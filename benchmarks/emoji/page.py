@@ -10,12 +10,13 @@ from benchmarks.emoji.packages import ARTISTS, DRAWN
 from benchmarks.emoji.settings import (
     CHOOSING_ARTIST,
     CHOOSING_SEEDS,
+    RATE_OF,
     STUDIES,
     place_name,
 )
 from benchmarks.study.intervals import Interval, interval
 from benchmarks.study.results import Results, every_run, read_results
-from benchmarks.study.settings import BASE, LONG, LONGER, MCL, RATE_OF, SOUP, STUDENT
+from benchmarks.study.settings import BASE, LONG, LONGER, MCL, SOUP, STUDENT
 from benchmarks.study.summary import rates
 from benchmarks.study.tables import percent, points, table
 from benchmarks.study.units import CONCAT, LAST_ALONE

@@ -41,9 +41,9 @@ class Pretrained(HeldOut):
         frozen = Frozen(self.kept)
         return make_world(self.data, self.artist, self.seed, self.fit_share, frozen.drawings, frozen.texts)
 
-    def new_model(self, draw: int) -> Tail:
+    def new_model(self, model: Model) -> Tail:
         """Pretrained blocks, and projections of (seed, draw)."""
-        with self.random_weights(draw):
+        with self.random_weights(model.draw):
             return Tail(_trunk(self.towers))
 
     def lock(self, trained: Any, model: Model) -> None:

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from benchmarks.emoji.packages import ARTISTS
+from benchmarks.study import settings as study
 from benchmarks.study.models import Arm, Model
-from benchmarks.study.settings import BASE, LONG, MCL, RATE_OF, SHUFFLED, SNAPSHOTS, Settings, at_rates
+from benchmarks.study.settings import BASE, HARD, LONG, MCL, SHUFFLED, SNAPSHOTS, Settings, at_rates
 
 CHOOSING_ARTIST = "twemoji"
 CHOOSING_SEEDS = (100, 101, 102)
@@ -14,6 +15,20 @@ CONFIRMING_ARTISTS = tuple(artist for artist in ARTISTS if artist != CHOOSING_AR
 CONFIRMING_SEEDS = (1, 2, 3)
 
 TRIED_ARMS = (BASE, LONG, MCL)
+WIDE = "one tower as dear as two"
+RATE_OF = {**study.RATE_OF, HARD: "hard_lr", WIDE: "wide_lr"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScratchSettings(Settings):
+    """Two small towers from random weights."""
+
+    wide_lr: float = 1e-3
+
+    def arms(self) -> dict[str, Arm]:
+        """With a model that costs at inference what two fused stages do; `epochs` passes are two shares of compute."""
+        wide = replace(self.independent(self.wide_lr), wide=True)
+        return super().arms() | {WIDE: Arm(WIDE, (wide,))}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +56,8 @@ class Study:
     """Settings that are tried on the choosing artist, which stay with their results.
 
     Every try runs on the first choosing seed; `rule` is the one that was taken, which runs on all, and whose controls
-    and MCL have run at several `rates`, some arms at `more`. chosen: set, and committed, before the confirming artists
-    are looked at.
+    and MCL have run at several `rates`, these and other arms at `more`. chosen: set, and committed, before the
+    confirming artists are looked at.
     """
 
     settings: Settings
@@ -61,9 +76,9 @@ class Study:
     def rated(self) -> dict[str, dict[float, Arm]]:
         """{arm: {rate: that of the rule at this rate, of its further stages or of all of it}}."""
         settings = replace(self.settings, **self.tries[self.rule])
-        found = at_rates(settings, RATE_OF, self.rates)
+        found = at_rates(settings, study.RATE_OF, self.rates)
         for name, rates in self.more.items():
-            found[name] |= at_rates(settings, {name: RATE_OF[name]}, rates)[name]
+            found[name] = found.get(name, {}) | at_rates(settings, {name: RATE_OF[name]}, rates)[name]
         return found
 
     def choosing(self) -> Iterator[tuple[int, list[Arm]]]:
@@ -102,12 +117,18 @@ REAL_TRIES: dict[str, dict[str, Any]] = {
 FROM_SCRATCH, REAL_TOWERS = "from scratch", "real towers"
 STUDIES = {
     FROM_SCRATCH: Study(
-        Settings(),
+        ScratchSettings(),
         SCRATCH_TRIES,
         rule="two stages, half ordinary negatives",
         rates=(7.5e-4, 1.5e-3, 3e-3, 6e-3),
-        more={SNAPSHOTS: (1.2e-2,), SHUFFLED: (1.2e-2, 2.4e-2), MCL: (1.2e-2,)},
-        chosen=Settings(
+        more={
+            SNAPSHOTS: (1.2e-2,),
+            SHUFFLED: (1.2e-2, 2.4e-2),
+            MCL: (1.2e-2,),
+            HARD: (1.5e-3, 3e-3, 6e-3),
+            WIDE: (7.5e-4, 1.5e-3, 3e-3),
+        },
+        chosen=ScratchSettings(
             **SCRATCH_TRIES["two stages, half ordinary negatives"]
             | {"long_lr": 1.5e-3, "ensemble_lr": 1.5e-3, "snapshot_lr": 6e-3, "shuffled_lr": 1.2e-2, "hard_lr": 3e-3}
         ),

@@ -42,9 +42,9 @@ class TwoViewPlace(Place):
     def make_world(self) -> World:
         """All pictures."""
 
-    def new_model(self, draw: int) -> Backbone:
+    def new_model(self, model: Model) -> Backbone:
         """Random weights of (seed, draw)."""
-        with self.random_weights(draw):
+        with self.random_weights(model.draw):
             return Backbone()
 
     def lock(self, trained: Backbone, model: Model) -> None:

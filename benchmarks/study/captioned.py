@@ -35,19 +35,18 @@ class CaptionedPlace(Place):
 
     has_captions: ClassVar[bool] = True
 
-    @property
     @abstractmethod
-    def tower(self) -> dict[str, Any]:
-        """The model's configuration, as open_clip's."""
+    def tower(self, model: Model) -> dict[str, Any]:
+        """The configuration of `model`, as open_clip's."""
 
     @abstractmethod
     def images(self, world: Any, model: Model) -> Images:
         """The training images as `model` sees them."""
 
-    def new_model(self, draw: int) -> CLIP:
+    def new_model(self, model: Model) -> CLIP:
         """Random weights of (seed, draw)."""
-        with self.random_weights(draw):
-            return CLIP(**self.tower)
+        with self.random_weights(model.draw):
+            return CLIP(**self.tower(model))
 
     def lock(self, trained: CLIP, model: Model) -> None:
         """The text tower and all but the last groups of the image tower."""

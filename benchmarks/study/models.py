@@ -45,6 +45,7 @@ class Model:
     mean_of: it starts from the mean of these models' weights instead. teacher: it learns from these.
     shift: pictures are moved by up to so many pixels, anew in every epoch. hardness: beta of hard-negative NCE. locked:
     the text tower and the first half of the image tower stay as they start. projections: all stays but the projections.
+    wide: towers and embeddings that cost about twice.
     """
 
     recipe: Recipe
@@ -55,6 +56,7 @@ class Model:
     hardness: float = 0.0
     locked: bool = False
     projections: bool = False
+    wide: bool = False
     mean_of: tuple["Model", ...] = ()
     teacher: Teacher | None = None
 
@@ -77,7 +79,7 @@ class Model:
 
 def _without_absent(fields: list[tuple[str, Any]]) -> dict[str, Any]:
     """What most models do not have is left out where it is absent: their keys are older than it."""
-    return {name: value for name, value in fields if value or name not in ("mean_of", "teacher", "projections")}
+    return {name: value for name, value in fields if value or name not in ("mean_of", "teacher", "projections", "wide")}
 
 
 @dataclass(frozen=True)

@@ -46,8 +46,8 @@ class Place(ABC):
         """The training set, with all that is scored."""
 
     @abstractmethod
-    def new_model(self, draw: int) -> Any:
-        """A module with random weights of (seed, draw)."""
+    def new_model(self, model: Model) -> Any:
+        """A module for `model`, with random weights of (seed, its draw)."""
 
     @contextlib.contextmanager
     def random_weights(self, draw: int) -> Iterator[None]:

@@ -57,7 +57,7 @@ def train_unit(place: Place, model: Model) -> None:
     """Train one model; writes weights, embeddings, and what it cost."""
     torch.set_num_threads(1)
     world, root = world_of(place), place.trained
-    trained = place.new_model(model.draw)
+    trained = place.new_model(model)
     if model.start:
         trained.load_state_dict(_weights(place, model.start))
     if model.mean_of:
@@ -164,7 +164,7 @@ def mean_of(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 def _taught(place: Place, world: Any, model: Model, teacher: Teacher) -> Taught:
     assert isinstance(place, CaptionedPlace)
-    models = [place.new_model(each.draw) for each in teacher.models]
+    models = [place.new_model(each) for each in teacher.models]
     for trained, each in zip(models, teacher.models, strict=True):
         trained.load_state_dict(_weights(place, each))
         trained.eval()

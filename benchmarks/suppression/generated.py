@@ -43,8 +43,7 @@ class Generated(CaptionedPlace):
         """All samples."""
         return make_world(self.shape, self.seed)
 
-    @property
-    def tower(self) -> dict[str, Any]:
+    def tower(self, model: Model) -> dict[str, Any]:
         """The demo's, of the width that the shape asks for."""
         return get_model_config(MODEL) | {"embed_dim": self.shape.embed_dim}
 

@@ -27,7 +27,7 @@ finished, arms_of = SUMMARY.finished, SUMMARY.arms_of
 
 def towers(arm: Arm) -> float:
     """Image towers that an image costs: operations of all models, shared first blocks once, by those of one."""
-    visual = Generated(Path(), Path(), 0).new_model(0).visual
+    visual = Generated(Path(), Path(), 0).new_model(CHOSEN.base).visual
     image = torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE)
     shared = _operations(visual.trunk.blocks[:-UNLOCKED_GROUPS], image) / _operations(visual, image)
     return 1 + sum(1 - shared * each.locked for each in arm.models[1:])
