@@ -167,6 +167,12 @@ def test_stage_0_is_kept_when_weights_and_stages_are_asked_for():
         (["--opt", "timm/lion", "--lr", "1", "--beta1", "0.9"], "--beta1"),
         (["--lr-scheduler", "const-cooldown"], "--epochs-cooldown"),
         (["--mcl-min-segment", "0"], "min_segment"),
+        (["--mcl-ordinary", "0.5"], "--mcl-ordinary needs buckets"),
+        (["--mcl-ordinary", "1.5", "--mcl-stages", "1"], "--mcl-ordinary is a share from 0 to 1, got 1.5"),
+        (
+            ["--mcl-ordinary", "0.5", "--mcl-stages", "1", "--mcl-leftovers", "drop"],
+            "--mcl-ordinary needs --mcl-leftovers pack",
+        ),
         (["--train-data", ""], "--train-data"),
         (["--image-mean", "0.1", "0.2"], "--image-mean takes three values"),
         (["--aug-cfg", "colour=1"], "--aug-cfg colour is not known"),
@@ -241,6 +247,16 @@ def test_a_folder_with_a_configuration_alone_has_no_weights_to_keep_or_to_lock(t
             make(*model, *arguments)
     (tmp_path / "weights.bin").touch()
     assert make(*model, "--lock-image").base == "keep"
+
+
+def test_ordinary_negatives_are_mixed_into_stages_with_buckets(tmp_path):
+    (tmp_path / "c.yaml").write_text("stages: {2: {ordinary: 0.25}}\n")
+    recipe = make("--mcl-stages", "2", "--mcl-ordinary", "0.5", "--config", f"{tmp_path}/c.yaml")
+    assert [recipe.policy(stage).ordinary for stage in range(3)] == [0.0, 0.5, 0.25]
+    assert make("--mcl-stages", "1").policy(1).ordinary == 0.0
+    with pytest.raises(UserError, match="--train-data-upsampling-factors"):
+        make("--mcl-stages", "1", "--mcl-ordinary", "0.5", "--train-data", "a.tar::b.tar",
+             "--train-data-upsampling-factors", "2::1")  # fmt: skip
 
 
 def test_one_stage_that_locks_is_enough(tmp_path):

@@ -160,6 +160,16 @@ def test_resized_buckets_are_trained_on_and_belong_to_the_recipe(finished, capfd
     assert "needs --mcl-resize" in fails(capfd, command(finished, "--mcl-stages", "1", "--mcl-resize-quality", "80"))
 
 
+def test_ordinary_negatives_among_the_others_belong_to_the_recipe(finished, capfd):
+    arguments = command(finished, "--epochs", "1", "--mcl-stages", "1", "--mcl-ordinary", "0.5", "--name", "mixed")
+    assert main(arguments) == 0
+    plain, mixed = (
+        [model_hash(finished / f"runs/{name}/stage_{stage}/model") for stage in (0, 1)] for name in ("run", "mixed")
+    )
+    assert plain[0] == mixed[0] and plain[1] != mixed[1]
+    assert "stages.1.ordinary 0.5 -> 0.2" in fails(capfd, [*arguments, "--mcl-ordinary", "0.2"])
+
+
 def test_accumulation_gives_the_losses_of_one_large_batch(tmp_path):
     assert main(command(tmp_path, "--epochs", "1", "--mcl-stages", "1")) == 0
     arguments = command(tmp_path, "--epochs", "1", "--mcl-stages", "1", "--accum-freq", "4", "--name", "other")

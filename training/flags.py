@@ -85,6 +85,11 @@ def parser() -> argparse.ArgumentParser:
         help="samples below which a pseudo-label backs off to its parent (default 32)",
     )
     add(
+        "--mcl-ordinary", type=float, default=0.0, metavar="SHARE",
+        help="share of a further stage's bucket shards, others in every epoch, whose samples have negatives from all "
+        "pseudo-labels; 0.5 helped on real drawings (default 0)",
+    )  # fmt: skip
+    add(
         "--mcl-lanes", type=int, default=None,
         help="ranges of a bucket that are read side by side (default: one for 256 samples of the global batch)",
     )  # fmt: skip

@@ -37,6 +37,17 @@ NEEDS: tuple[tuple[str, Callable[[Values], bool], str], ...] = (
     ("resize", lambda values: not values["index_only"], "needs tars to write to: leave --mcl-index-only out"),
     ("resize", _is_on("stages"), "needs buckets: --mcl-stages 1 or more"),
     ("resize_quality", _is_on("resize"), "needs --mcl-resize"),
+    ("ordinary", _is_on("stages"), "needs buckets: --mcl-stages 1 or more"),
+    (
+        "ordinary",
+        lambda values: values["leftovers"] == "pack",
+        "needs --mcl-leftovers pack",
+    ),
+    (
+        "ordinary",
+        lambda values: not values["train_data_upsampling_factors"],
+        "needs samples that are taken once: leave --train-data-upsampling-factors out",
+    ),
     ("momentum", lambda values: values["opt"].lower() != "adamw", "needs an optimizer of timm: --opt timm/NAME"),
     ("epochs_cooldown", _cools_down, "needs --lr-scheduler const-cooldown"),
     ("lr_cooldown_end", _cools_down, "needs --lr-scheduler const-cooldown"),

@@ -49,3 +49,8 @@ class DistillRecipe:
     def mixes(self) -> bool:
         """Whether this run's model is a student, some of whose batches are of one pseudo-label."""
         return self.distill_buckets is not None and self.distill_ordinary != 1
+
+    @property
+    def ordinary(self) -> float:
+        """The share of this model's batches that are of all pseudo-labels, beside others."""
+        return self.distill_ordinary or 0.0 if self.mixes else 0.0

@@ -119,7 +119,7 @@ class StageRecipe:
     """One stage; what a recipe file may override by stage.
 
     `clusters` of this stage's embeddings make the next one's buckets; `labels` is a parquet file of the user's own
-    that takes the place of all clusters for this stage.
+    that takes the place of all clusters for this stage. ordinary: as of `Policy`, where there are buckets.
     """
 
     epochs: int
@@ -134,6 +134,7 @@ class StageRecipe:
     init: str
     clusters: int
     labels: str | None = None
+    ordinary: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,15 +188,15 @@ class Recipe:
         """LOGS/NAME."""
         return Path(self.logs) / self.name
 
-    @property
-    def policy(self) -> Policy:
-        """How global batches are made of buckets, some of a student's of all of them."""
+    def policy(self, stage: int) -> Policy:
+        """How a stage's global batches are made of buckets, some of them of all."""
+        ordinary = self.stages[stage].ordinary if stage else self.distill.ordinary
         return Policy(
             leftovers=self.data.leftovers,
             min_segment=self.data.min_segment,
             lanes=self.data.lanes,
             window=self.data.window,
-            ordinary=self.distill.distill_ordinary or 0.0 if self.distill.mixes else 0.0,
+            ordinary=ordinary,
         )
 
     @property

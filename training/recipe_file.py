@@ -30,7 +30,7 @@ PREFIXED = {
     "base", "init", "fusion", "cluster_on", "text_clusters", "reservoir", "keep_features", "index_only", "shard_size",
     "resize", "resize_quality", "leftovers", "min_segment", "lanes", "window", "caption_key", "caption_probs",
     "mask_identical", "channels_last", "no_text_cache", "save_steps", "save_minutes", "keep_checkpoints", "skip_broken",
-    "max_faults", "fit_share", "fit_group",
+    "max_faults", "fit_share", "fit_group", "ordinary",
     "objective", "temperature", "projection_dim", "queue", "key_momentum", "fuse_on", "crop_scale", "flip", "jitter",
     "jitter_strengths", "gray", "blur", "blur_sigma", "distill", "distill_student", "distill_epochs", "distill_lr",
     "distill_buckets", "distill_ordinary", "distill_contrastive",

@@ -99,7 +99,8 @@ def resolve(
         stages=stages,
         **groups,
     )
-    _ = recipe.policy
+    for stage in range(len(stages)):
+        _ = recipe.policy(stage)
     return recipe
 
 
@@ -127,6 +128,9 @@ def _stage(values: Mapping[str, Any], stage: int, overrides: Mapping[str, Any]) 
     except (TypeError, ValueError) as error:
         raise UserError(f"--config: stage {stage} has a wrong value: {error}") from None
     resolved = StageRecipe(**(defaults | casts))  # type: ignore[arg-type]
+    if not 0 <= resolved.ordinary <= 1:
+        where = "--config: " if "ordinary" in overrides else ""
+        raise UserError(f"{where}stage {stage}: --mcl-ordinary is a share from 0 to 1, got {resolved.ordinary}")
     if stage == 0 and resolved.labels:
         raise UserError("--config: stage 0 has no buckets; give 'labels' to stage 1 or later")
     if resolved.init not in ("base", "previous", "scratch"):

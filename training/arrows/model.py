@@ -98,7 +98,7 @@ def _loader(job: Job, stage: int, data: Manifest, built: BuiltModel) -> GlobalBa
         rank=job.ranks.rank,
         world_size=job.ranks.world_size,
         workers=recipe.workers,
-        policy=job.recipe.policy,
+        policy=job.recipe.policy(stage),
         num_samples=recipe.train_num_samples,
         caption_probs=recipe.caption_probs,
         text_vectors=text_vectors(job, stage, built),

@@ -17,7 +17,7 @@ _GROUPS = ("optimization", "data", "objective", "saving", "reporting")
 _OTHERWISE = {
     "train_data_upsampling_factors", "fit_share", "fit_group", "dataset_type", "csv_img_key", "csv_caption_key",
     "csv_separator", "shard_size", "index_only", "resize", "resize_quality", "init", "clusters", "labels",
-    "diverging_ranks", "global_batch",
+    "ordinary", "diverging_ranks", "global_batch",
 }  # fmt: skip
 """What the source and the buckets are already, and what is of stages."""
 
