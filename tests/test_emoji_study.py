@@ -47,6 +47,14 @@ def test_arms_have_equal_compute_and_every_model_is_trained_after_what_it_needs(
         seen.add(model)
 
 
+def test_what_a_short_stage_0_leaves_goes_to_the_stages_after_it():
+    arms = Settings(stages=2, epochs=4, first_epochs=2).arms()
+    assert [model.recipe.epochs for model in arms[MCL].models] == [2, 5, 5]
+    assert arms[BASE].epochs == 2 and all(arms[name].epochs == 12 for name in (MCL, *CONTROLS))
+    with pytest.raises(ValueError, match="first_epochs=1"):
+        Settings(stages=2, epochs=4, first_epochs=1).arms()
+
+
 def test_further_stages_remember_all_stages_and_the_shuffled_ones_get_the_same_labels():
     arms = Settings(stages=3).arms()
     mcl, shuffled, from_base = (arms[name].models for name in (MCL, SHUFFLED, FROM_BASE))

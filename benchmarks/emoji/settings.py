@@ -7,7 +7,7 @@ from typing import Any
 from benchmarks.emoji.packages import ARTISTS
 from benchmarks.study import settings as study
 from benchmarks.study.models import Arm, Model
-from benchmarks.study.settings import BASE, HARD, LONG, MCL, SHUFFLED, SNAPSHOTS, Settings, at_rates
+from benchmarks.study.settings import BASE, ENSEMBLE, HARD, LONG, MCL, SHUFFLED, SNAPSHOTS, Settings, at_rates
 
 CHOOSING_ARTIST = "twemoji"
 CHOOSING_SEEDS = (100, 101, 102)
@@ -108,11 +108,22 @@ SCRATCH_TRIES: dict[str, dict[str, Any]] = {
     "two stages, K = 4, half ordinary negatives": {**TWO, "clusters": 4, "ordinary": 0.5},
     "two stages, clusters of texts": {**TWO, "clustered": "texts"},
 }
+HALF_ORDINARY: dict[str, Any] = {**rates(1e-3), "ordinary": 0.5}
+FASTER: dict[str, Any] = {**HALF_ORDINARY, **rates(3e-3)}
+SHORT: dict[str, Any] = {"epochs": 1, "batch": 128, "min_segment": 16}
 REAL_TRIES: dict[str, dict[str, Any]] = {
     "a tenth of the rate": rates(1e-4),
     "three tenths of the rate": rates(3e-4),
     "the whole rate": rates(1e-3),
-    "three tenths of the rate, half ordinary negatives": {**rates(3e-4), "ordinary": 0.5},
+    "the whole rate, half ordinary negatives": HALF_ORDINARY,
+    "the whole rate, half ordinary negatives, stage 0 a quarter": {**HALF_ORDINARY, "first_epochs": 1},
+    "the whole rate, half ordinary negatives, stage 0 three quarters": {**HALF_ORDINARY, "first_epochs": 3},
+    "the whole rate, half ordinary negatives, K = 4": {**HALF_ORDINARY, "clusters": 4},
+    "the whole rate, half ordinary negatives, K = 64": {**HALF_ORDINARY, "clusters": 64},
+    "the whole rate, half ordinary negatives, clusters of texts": {**HALF_ORDINARY, "clustered": "texts"},
+    "3 times the rate, half ordinary negatives": FASTER,
+    "one epoch, batch 128": {**SHORT, **rates(1e-3)},
+    "one epoch, batch 128, 3 times the rate": {**SHORT, **rates(3e-3)},
 }
 FROM_SCRATCH, REAL_TOWERS = "from scratch", "real towers"
 STUDIES = {
@@ -136,8 +147,9 @@ STUDIES = {
     REAL_TOWERS: Study(
         RealSettings(epochs=2, stages=1, warmup=20),
         REAL_TRIES,
-        rule="three tenths of the rate",
-        rates=(1e-4, 3e-4, 1e-3),
+        rule="3 times the rate, half ordinary negatives",
+        rates=(1e-3, 3e-3),
+        more={LONG: (3e-4, 6e-3), ENSEMBLE: (6e-3,), SHUFFLED: (6e-3,)},
     ),
 }
 

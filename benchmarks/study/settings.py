@@ -34,13 +34,15 @@ class Settings:
     """One share of compute is `epochs` passes; every arm but stage 0 has `stages` + 1 of them.
 
     lr: of stage 0; the others' own are rates of all of the long run and the ensemble, and of the further stages of the
-    rest. shift, hardness: as of `Model`. clustered: what pseudo-labels are made of, images or texts. student_: of a
+    rest. first_epochs: of stage 0 where it has no full share; what it leaves goes to the stages after it, alike.
+    shift, hardness: as of `Model`. clustered: what pseudo-labels are made of, images or texts. student_: of a
     further model that MCL teaches: shares of compute, share of the samples with ordinary negatives (the others' are
     those of MCL's last stage), whether it starts from the mean of MCL's weights, and as of `Teacher`.
     """
 
     epochs: int = 8
     stages: int = 2
+    first_epochs: int | None = None
     batch: int = 256
     lr: float = 1e-3
     long_lr: float = 1e-3
@@ -89,7 +91,16 @@ class Settings:
     @property
     def base(self) -> Model:
         """Stage 0."""
-        return self.independent(self.lr)
+        model = self.independent(self.lr)
+        return replace(model, recipe=replace(model.recipe, epochs=self.first_epochs or self.epochs))
+
+    @property
+    def further_epochs(self) -> int:
+        """Of every stage after it."""
+        left, uneven = divmod(self.epochs * (self.stages + 1) - self.base.recipe.epochs, self.stages)
+        if uneven:
+            raise ValueError(f"{self.stages} stages cannot share what first_epochs={self.first_epochs} leaves")
+        return left
 
     def further(
         self, lr: float, *, start: str = "previous", labels: bool = False, dealt: tuple[Model, ...] = (), **own: Any
@@ -108,7 +119,7 @@ class Settings:
             negatives = Negatives(models=tuple(seen), clusters=self.clusters, of=self.clustered, shuffled=bool(dealt))
             model = replace(
                 self.base,
-                recipe=replace(self.recipe(lr), ordinary=ordinary),
+                recipe=replace(self.recipe(lr), ordinary=ordinary, epochs=self.further_epochs),
                 draw=FURTHER + stage,
                 start={"previous": models[-1], "base": models[0], "scratch": None}[start],
                 negatives=negatives if labels or dealt else None,
