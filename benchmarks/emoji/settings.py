@@ -110,6 +110,7 @@ SCRATCH_TRIES: dict[str, dict[str, Any]] = {
 }
 HALF_ORDINARY: dict[str, Any] = {**rates(1e-3), "ordinary": 0.5}
 FASTER: dict[str, Any] = {**HALF_ORDINARY, **rates(3e-3)}
+REAL: dict[str, Any] = {"epochs": 2, "stages": 1, "warmup": 20}
 SHORT: dict[str, Any] = {"epochs": 1, "batch": 128, "min_segment": 16}
 REAL_TRIES: dict[str, dict[str, Any]] = {
     "a tenth of the rate": rates(1e-4),
@@ -145,11 +146,17 @@ STUDIES = {
         ),
     ),
     REAL_TOWERS: Study(
-        RealSettings(epochs=2, stages=1, warmup=20),
+        RealSettings(**REAL),
         REAL_TRIES,
         rule="3 times the rate, half ordinary negatives",
         rates=(1e-3, 3e-3),
         more={LONG: (3e-4, 6e-3), ENSEMBLE: (6e-3,), SHUFFLED: (6e-3,)},
+        chosen=RealSettings(
+            **REAL
+            | FASTER
+            | {"long_lr": 6e-3, "ensemble_lr": 6e-3, "snapshot_lr": 1e-3, "shuffled_lr": 3e-3}
+            | {"mcl_lr": 1e-3, "hard_lr": 1e-3}
+        ),
     ),
 }
 
