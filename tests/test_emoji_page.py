@@ -9,7 +9,14 @@ from PIL import Image
 from benchmarks.emoji import page
 from benchmarks.emoji.data import generate
 from benchmarks.emoji.figure import draw_pairs
-from benchmarks.emoji.settings import CHOOSING_ARTIST, CONFIRMING_ARTISTS, CONFIRMING_SEEDS, FROM_SCRATCH, STUDIES
+from benchmarks.emoji.settings import (
+    CHOOSING_ARTIST,
+    CONFIRMING_ARTISTS,
+    CONFIRMING_SEEDS,
+    FROM_SCRATCH,
+    REAL_TOWERS,
+    STUDIES,
+)
 from benchmarks.study.results import read_results
 from benchmarks.study.settings import BASE, CONTROLS, LONG, LONGER, MCL, SHUFFLED, STUDENT, Settings
 from benchmarks.study.units import FUSIONS
@@ -39,7 +46,8 @@ def row_of(text, start):
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def test_tries_show_the_gap_and_how_sharp_it_is(tmp_path):
+def test_tries_show_the_gap_and_how_sharp_it_is(tmp_path, monkeypatch):
+    monkeypatch.setitem(page.STUDIES, REAL_TOWERS, replace(STUDIES[REAL_TOWERS], chosen=None))
     arms = STUDIES[FROM_SCRATCH].tried(FIRST)
     for seed, gap in ((100, 0.10), (101, 0.02)):
         invent(tmp_path, arms[BASE], CHOOSING_ARTIST, seed, 0.4)
@@ -90,6 +98,7 @@ def test_confirming_compares_with_every_control_once_all_runs_are_there(tmp_path
     if not whole:
         assert "Not all runs are there yet" in text
         return
+    assert f"seeds: {', '.join(f'{artist} 3' for artist in CONFIRMING_ARTISTS)}." in text
     for name in CONTROLS:
         found = row_of(text.split("Every arm, percent")[0], name)
         assert found[1].startswith("-8.0 ± " if name == SHUFFLED else "+22.0 ± ")

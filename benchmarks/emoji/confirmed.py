@@ -42,10 +42,12 @@ def confirmed(results: Results, study: str) -> str:
     blocks = {name: _gaps(results, arms, name, places) for name in CONTROLS}
     if any(len(block) < 2 for found in blocks.values() for block in found):
         return f"{title}Not all runs are there yet; `make study-emoji` goes on.\n"
+    counts = (min(map(len, place)) for place in zip(*blocks.values(), strict=True))
+    seeds = ", ".join(f"{artist} {count}" for artist, count in zip(CONFIRMING_ARTISTS, counts, strict=True))
     text = (
-        f"{title}MCL, fused by concatenation, minus each control at equal compute: mean pair accuracy in "
-        f"points, over {', '.join(CONFIRMING_ARTISTS)}; intervals over seeds within artists, simultaneous by Holm over "
-        "these four comparisons. All else is secondary.\n\n"
+        f"{title}MCL, fused by concatenation, minus each control at equal compute: mean pair accuracy in points; "
+        f"seeds: {seeds}. Intervals are over seeds within artists, simultaneous by Holm over these four comparisons. "
+        "All else is secondary.\n\n"
     )
     found = holm({name: within_blocks(each) for name, each in blocks.items()})
     rows = [
