@@ -33,7 +33,7 @@ def invent(directory, arm, artist, seed, pairs):
         "seed": seed,
         "arm": arm.name,
         "key": arm.key,
-        "facts": [{"training_seconds": 2.0}] * len(arm.models),
+        "facts": [{"key": model.key, "training_seconds": 36.0} for model in arm.models],
         "scores": {"concat": scores} | (dict.fromkeys(FUSIONS[1:], scores) if len(arm.models) > 1 else {}),
     }
     path = directory / "units" / artist / f"seed_{seed}" / f"{arm.key}.json"
@@ -102,7 +102,7 @@ def test_confirming_compares_with_every_control_once_all_runs_are_there(tmp_path
     for name in CONTROLS:
         found = row_of(text.split("Every arm, percent")[0], name)
         assert found[1].startswith("-8.0 ± " if name == SHUFFLED else "+22.0 ± ")
-        assert found[2] == ("loses" if name == SHUFFLED else "wins")
+        assert found[2] == ("loses" if name == SHUFFLED else "wins") and found[3] == "1.0"
     secondary = text.split("Secondary: ")
     found = row_of(secondary[1], "MCL, last stage alone, minus the control by concat")
     assert found[1].startswith("+22.0 ± ") and len(found) == 1 + len(CONTROLS)
@@ -118,6 +118,7 @@ def test_differences_pair_seeds(tmp_path):
     results = read_results(tmp_path)
     assert results.scores(arms[MCL], "noto") == {1: 0.5, 2: 0.7}
     assert results.scores(arms[MCL], "noto", "pairs Hair") == {}
+    assert results.hours == pytest.approx(0.07)  # a hundredth an hour: three stages on two seeds, one long run
     (gap,) = results.differences(arms[MCL], arms[LONG], "noto", fusion="mean-cosine").items()
     assert gap == (2, pytest.approx(0.3))
 

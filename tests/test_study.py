@@ -162,6 +162,7 @@ def test_blocks_are_fixed_and_one_block_is_students_interval():
     apart = within_blocks([[0.0, 0.2], [5.0, 5.2]])
     assert apart.mean == pytest.approx(2.6) and apart.freedom == 2
     assert apart.error == pytest.approx(np.sqrt(0.02 / 4))  # two blocks of variance 0.02, four values
+    assert apart.deviation == pytest.approx(np.sqrt(0.02))
 
 
 def test_p_and_interval_agree():

@@ -153,5 +153,8 @@ def _one_tower(results: Results, study: str) -> str:
 
 def _all_runs(results: Results) -> str:
     rows = every_run(results, ("pairs", *SECONDARY))
-    text = "## Every run\n\nFused by concatenation, percent; what it was made of stands in `units/`.\n\n"
+    text = (
+        "## Every run\n\nFused by concatenation, percent; what it was made of stands in `units/`. To train all of "
+        f"these took {results.hours:.1f} hours of one core.\n\n"
+    )
     return text + table(["arm", "artist", "seed", "pairs", *SECONDARY.values(), "training, s of one core"], rows)

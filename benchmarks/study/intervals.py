@@ -33,11 +33,12 @@ def interval(values: Sequence[float]) -> Interval:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean, its standard error, and the degrees of freedom of that."""
+    """A mean, its standard error, the degrees of freedom of that, and the standard deviation within the blocks."""
 
     mean: float
     error: float
     freedom: int
+    deviation: float = 0.0
 
     @property
     def p(self) -> float:
@@ -60,7 +61,8 @@ def within_blocks(blocks: Sequence[Sequence[float]]) -> Estimate:
     freedom = sum(len(block) - 1 for block in blocks)
     pooled = sum(float(np.sum((np.asarray(block) - np.mean(block)) ** 2)) for block in blocks) / freedom
     error = np.sqrt(pooled * sum(1 / len(block) for block in blocks)) / count
-    return Estimate(float(np.mean([np.mean(block) for block in blocks])), float(error), freedom)
+    mean = float(np.mean([np.mean(block) for block in blocks]))
+    return Estimate(mean, float(error), freedom, float(np.sqrt(pooled)))
 
 
 def holm(estimates: dict[str, Estimate], alpha: float = 0.05) -> dict[str, Interval]:

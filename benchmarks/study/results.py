@@ -40,6 +40,16 @@ class Results:
             if of == place and key == arm.key and measure in run.record["scores"].get(fusion, {})
         }
 
+    @property
+    def hours(self) -> float:
+        """Of one core, to train all models of all arms, each counted once."""
+        models = {
+            (place, seed, fact["key"]): fact["training_seconds"]
+            for (place, seed, _), run in self.runs.items()
+            for fact in run.record["facts"]
+        }
+        return sum(models.values()) / 3600
+
     def differences(
         self, arm: Arm, other: Arm, place: str, measure: str = "pairs", fusion: str = "concat", less: str = ""
     ) -> dict[int, float]:
