@@ -52,6 +52,15 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch, fail
     assert load_checkpoint(latest_checkpoint(tmp_path))["step"] == 1
 
 
+def test_what_else_goes_wrong_while_saving_is_no_full_disk(tmp_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        save_checkpoint(tmp_path, 2, STATE, keep=1)
+
+
 class Exploit:
     def __reduce__(self):
         return (os.mkdir, ("exploited",))

@@ -2,6 +2,7 @@ import contextlib
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -22,6 +23,9 @@ from mcl_clip.shards.manifest import Manifest
 from tests.clusters import stage_directory
 from tests.data import make_index
 from tests.tiny_models import TINY, tiny_model
+from training.arrows import clusters as arrow
+from training.ranks import Ranks
+from training.run_directory import RunDirectory
 
 FAILED = {("00001", "000010003"), ("00002", "000020005")}
 
@@ -277,6 +281,36 @@ def test_product_clusters_of_image_and_text(models, manifest, tmp_path):
 def test_settings_that_cannot_work_are_refused(models, manifest, tmp_path, options, reason):
     with pytest.raises(UserError, match=reason):
         cluster_stage(models[0], manifest, tmp_path / "clusters", **options)
+
+
+def test_too_many_clusters_leave_a_clean_place(models, manifest, tmp_path):
+    with pytest.raises(UserError, match="100 clusters"):
+        cluster_stage(models[0], manifest, tmp_path / "clusters", k=100)
+    assert cluster_stage(models[0], manifest, tmp_path / "clusters", k=3).k == 3
+
+
+@pytest.mark.parametrize("left", [["identity.json"], ["centroids.safetensors", "identity.json"]])
+def test_a_run_keeps_what_was_embedded_when_its_clustering_fails(tmp_path, monkeypatch, left):
+    recipe = SimpleNamespace(
+        stages=[SimpleNamespace(labels=None, clusters=3)] * 2,
+        clustering=SimpleNamespace(text_clusters=None, cluster_on="image", reservoir=10, keep_features=False),
+        optimization=SimpleNamespace(precision="fp32"),
+        data=SimpleNamespace(workers=0),
+        seed=0,
+    )
+    job = SimpleNamespace(recipe=recipe, directory=RunDirectory(tmp_path), source=None, ranks=Ranks())
+    out = job.directory.clusters(0)
+
+    def fail(*_, **__):
+        out.mkdir(parents=True)
+        for name in left:
+            (out / name).touch()
+        raise UserError("/data/00017.tar cannot be read (Input/output error)")
+
+    monkeypatch.setattr(arrow, "cluster_stage", fail)
+    with pytest.raises(UserError, match="00017"):
+        arrow.cluster(job, 0)
+    assert out.exists() == (len(left) > 1)
 
 
 @pytest.mark.parametrize("reservoir", [1000, 40])

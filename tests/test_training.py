@@ -45,6 +45,12 @@ def fails(capfd, arguments) -> str:
     return lines[0]
 
 
+def is_unbegun(directory) -> bool:
+    """Whether nothing but an index is left of the run: other flags may begin it."""
+    run = directory / "runs/run"
+    return not run.exists() or os.listdir(run) == ["source"]
+
+
 def state(directory, stage):
     return load_stage_model(directory / f"runs/run/stage_{stage}/model")[0].state_dict()
 
@@ -392,11 +398,19 @@ class TestBadInput:
     def test_more_clusters_than_samples(self, tmp_path, capfd):
         line = fails(capfd, command(tmp_path, "--mcl-stages", "1", "--mcl-clusters", "121"))
         assert "--mcl-clusters 121" in line and "120 samples" in line
-        assert not (tmp_path / "runs/run").exists()
+        assert is_unbegun(tmp_path)
 
     def test_fewer_samples_than_a_global_batch(self, tmp_path, capfd):
         assert "--batch-size" in fails(capfd, command(tmp_path, "--batch-size", "128"))
-        assert not (tmp_path / "runs/run").exists()
+        assert is_unbegun(tmp_path)
+
+    def test_an_index_outlives_mistakes_in_other_flags(self, tmp_path, capfd):
+        arguments = command(tmp_path, "--epochs", "1")
+        index = tmp_path / "runs/run/source/manifest.json"
+        fails(capfd, [*arguments, "--batch-size", "128"])
+        begun = index.stat().st_mtime_ns
+        fails(capfd, [*arguments, "--model", "No-Such-Model"])
+        assert main(arguments) == 0 and index.stat().st_mtime_ns == begun
 
     def test_changed_data_is_refused(self, tmp_path, capfd):
         assert main(command(tmp_path, "--epochs", "1")) == 0
@@ -441,7 +455,7 @@ class TestBadInput:
     )
     def test_flags_that_cannot_be(self, tmp_path, capfd, flags, message):
         assert message in fails(capfd, command(tmp_path, *flags))
-        assert not (tmp_path / "runs/run").exists()
+        assert is_unbegun(tmp_path)
 
     def test_locks_of_later_stages_are_tried_before_the_first_is_trained(self, tmp_path, capfd):
         (tmp_path / "c.yaml").write_text("stages: {1: {lock_text: true}}")
@@ -449,7 +463,7 @@ class TestBadInput:
         draw_weights(tmp_path)
         assert "--lock-text-freeze-layer-norm" in fails(capfd, command(tmp_path, "--lock-text"))
         line = fails(capfd, arguments)
-        assert "--lock-text-freeze-layer-norm" in line and not (tmp_path / "runs/run").exists()
+        assert "--lock-text-freeze-layer-norm" in line and is_unbegun(tmp_path)
 
     def test_clusters_may_be_changed_until_they_are_made(self, tmp_path, capfd):
         files = [(f"{n}.{end}", data) for n in range(48) for end, data in (("jpg", image_bytes(n % 4)), ("txt", b"a"))]

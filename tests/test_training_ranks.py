@@ -10,12 +10,13 @@ import torch.distributed as dist
 from mcl_clip.errors import UserError
 from mcl_clip.world import appears
 from tests.distributed import run_ranks
+from training.endings import end
 from training.ranks import RankLost, Ranks
 
 
 def one_job(rank, world_size):
     """What happens to two ranks in one job, by scene."""
-    scenes = (outlast_the_timeout, fail_on_one, mistake_on_one, take_away_again)
+    scenes = (outlast_the_timeout, fail_on_one, mistake_on_one, take_away_again, bug_in_a_command)
     return {scene: scene(ranks_of(rank, world_size, scene.__name__)) for scene in scenes}
 
 
@@ -72,11 +73,12 @@ def mistake_on_one(ranks):
             ranks.barrier()
         speaks = ranks.fail(UserError("a mistake"))
     ranks.told()
-    return speaks
+    # Nor is it a bug of this rank that a collective with the other one then fails.
+    return speaks, ranks.lose(1, RuntimeError("connection closed")).status
 
 
 def test_a_mistake_is_said_by_the_first_rank_whoever_made_it(seen):
-    assert [each[mistake_on_one] for each in seen] == [True, False]
+    assert [each[mistake_on_one] for each in seen] == [(True, 2), (False, 2)]
 
 
 def take_away_again(ranks):
@@ -88,3 +90,17 @@ def take_away_again(ranks):
 
 def test_a_rank_that_waits_for_a_file_hears_why_it_does_not_come(seen):
     assert [each[take_away_again] for each in seen] == [True, None]
+
+
+def bug_in_a_command(ranks):
+    if ranks.rank == 1:
+        with pytest.raises(KeyError):
+            end(ranks, KeyError("a bug"))
+        return None
+    with pytest.raises(RankLost) as lost:
+        ranks.barrier()
+    return end(ranks, lost.value)
+
+
+def test_a_bug_ends_the_ranks_that_wait(seen):
+    assert [each[bug_in_a_command] for each in seen] == [1, None]

@@ -14,12 +14,13 @@ from PIL import Image
 import mcl_clip
 from mcl_clip.errors import UserError
 from mcl_clip.models.stage_model import model_hash
+from mcl_clip.shards.index import index_sources
 from tests.jobs import finish, patience, start, wait_for
 from tests.tars import image_bytes, write_shards
 from tests.tiny_runs import command
 from training import preemption, validation
 from training.main import main
-from training.validation import Validation, check_imagenet, retrieval_scores
+from training.validation import Validation, _Pairs, check_imagenet, retrieval_scores
 
 
 def features(count):
@@ -55,10 +56,12 @@ def test_imagenet_is_scored_with_open_clips_prompts(tmp_path, monkeypatch):
     for rubbish in (".ipynb_checkpoints/0.jpg", "n3/.ipynb_checkpoints/0.jpg", "n5/._0.jpg"):
         (tmp_path / "imagenet" / rubbish).parent.mkdir(exist_ok=True)
         (tmp_path / "imagenet" / rubbish).write_bytes(b"")
+    (tmp_path / "imagenet/n2/broken.jpg").write_bytes(image_bytes(2)[:100])
     flags = ("--imagenet-val", f"{tmp_path}/imagenet", "--zeroshot-frequency", "2", "--epochs", "3")
     assert main(command(tmp_path, *flags)) == 0
     rows = [json.loads(line) for line in (tmp_path / "runs/run/stage_0/validation.jsonl").open()]
     assert [row["epoch"] for row in rows] == [2, 3]
+    assert "1 of 13 images cannot be read" in (tmp_path / "runs/run/out.log").read_text()
     for row in rows:
         top1, top5 = row["imagenet-zeroshot-val-top1"], row["imagenet-zeroshot-val-top5"]
         assert (12 * top1) % 1 == (12 * top5) % 1 == 0 and 0 <= top1 <= top5 <= 1
@@ -106,6 +109,33 @@ def test_sigterm_in_a_validation_saves_and_the_resumed_run_makes_up_for_it(tmp_p
     assert main([*arguments, "--name", "whole"]) == 0
     whole = [json.loads(line) for line in (tmp_path / "runs/whole/stage_0/validation.jsonl").open()]
     assert rows == whole and model_hash(run / "stage_0/model") == model_hash(tmp_path / "runs/whole/stage_0/model")
+
+
+@pytest.mark.parametrize("error", [UserError("tar is gone"), KeyError("a bug")])
+def test_an_epoch_outlives_a_validation_that_fails(tmp_path, monkeypatch, error):
+    write_shards(tmp_path / "held-out", 1, 20, seed=9, size=24)
+    arguments = command(tmp_path, "--val-data", f"{tmp_path}/held-out", "--epochs", "1")
+
+    def fail(*_):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Validation, "run", fail)
+        if isinstance(error, UserError):
+            assert main(arguments) == 2
+        else:
+            with pytest.raises(KeyError):
+                main(arguments)
+    assert [path.name for path in (tmp_path / "runs/run/stage_0/checkpoints").iterdir()] == ["step_00000008.pt"]
+    assert main(arguments) == 0
+    assert len((tmp_path / "runs/run/stage_0/validation.jsonl").read_text().splitlines()) == 1
+
+
+def test_held_out_tars_that_are_gone_are_said_in_one_line(tmp_path):
+    write_shards(tmp_path / "tars", 1, 4, size=24)
+    pairs = _Pairs(index_sources([f"{tmp_path}/tars/00000.tar"], tmp_path / "index"), None, None)
+    (tmp_path / "tars/00000.tar").unlink()
+    assert isinstance(pairs[0], UserError)
 
 
 def scores_of(directory, tars):

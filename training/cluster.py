@@ -1,7 +1,6 @@
 """mcl-cluster, also under torchrun: embed data with a finished stage, fit k-means, label every sample."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,10 +11,11 @@ from mcl_clip.clustering.clusters import Clusters
 from mcl_clip.clustering.encoder import AUTOCAST, TOWERS
 from mcl_clip.clustering.information import agreement
 from mcl_clip.clustering.stage import cluster_stage
-from mcl_clip.errors import UserError, as_user_error
+from mcl_clip.errors import UserError
 from mcl_clip.help_text import with_examples
 from mcl_clip.launch import take_slurm
 from training.arrows.source import open_or_index
+from training.endings import end
 from training.ranks import Ranks, join, leave
 
 
@@ -32,13 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _report(clusters, options.compare)
         leave(ranks)
         return 0
-    except Exception as raised:
-        error = as_user_error(raised)
-        if ranks.fail(error) if ranks else os.environ.get("RANK", "0") == "0":
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-        if ranks:
-            ranks.told()
-        return 2
+    except Exception as error:
+        return end(ranks, error)
 
 
 def _check_device(name: str) -> None:

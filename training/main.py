@@ -1,17 +1,16 @@
 """`python -m training.main`, `mcl-train`, or under torchrun: all stages and the fused model in one job."""
 
-import os
 import sys
 from collections.abc import Sequence
 from datetime import datetime
 
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from mcl_clip.errors import UserError, machine_error
 from mcl_clip.launch import take_slurm
 from training import health, preemption
+from training.endings import end, say
 from training.pipeline import run
-from training.ranks import RankLost, Ranks, join, leave
+from training.ranks import Ranks, join, leave
 from training.resolve import parse_recipe, resolve
 
 
@@ -32,44 +31,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             run(resolve(flags, overrides, name=name, world_size=ranks.world_size), ranks, signals)
             leave(ranks)
         return 0
-    except UserError as error:
-        return _refuse(ranks, error)
     except health.NonFiniteLoss as error:
         if ranks is None or ranks.is_first_to_say("non-finite"):
-            _say(f"error: {error}")
+            say(f"error: {error}")
         if ranks:
             ranks.lose(health.STATUS, error)
         return health.STATUS
     except preemption.Preempted:
         if ranks is None or ranks.is_first:
-            _say("ended by a signal; everything is saved, the same command goes on from here")
+            say("ended by a signal; everything is saved, the same command goes on from here")
         return preemption.STATUS
-    except RankLost as error:
-        return _follow(error)
     except Exception as error:
-        message = machine_error(error)
-        if message:
-            return _refuse(ranks, UserError(message))
-        cause = ranks.lose(1, error) if ranks else None
-        if cause:
-            return _follow(cause)
-        raise
-
-
-def _refuse(ranks: Ranks | None, error: UserError) -> int:
-    """Say a user error once."""
-    if ranks.fail(error) if ranks else _env_rank() == 0:
-        _say(f"error: {error}")
-    if ranks:
-        ranks.told()
-    return 2
-
-
-def _follow(cause: RankLost) -> int:
-    """End as the rank that failed ended; it has told why."""
-    if cause.status == 1:
-        _say(f"rank {_env_rank()} ends: {cause}; see the traceback of that rank")
-    return cause.status
+        return end(ranks, error)
 
 
 def _default_name(flags) -> str:
@@ -78,14 +51,6 @@ def _default_name(flags) -> str:
     return "-".join(
         (datetime.now().strftime("%Y_%m_%d-%H_%M_%S"), *parts, f"j_{flags.workers}", f"p_{flags.precision}")
     )
-
-
-def _env_rank() -> int:
-    return int(os.environ.get("RANK", "0"))
-
-
-def _say(line: str) -> None:
-    print(" ".join(line.split()), file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

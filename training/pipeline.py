@@ -30,7 +30,7 @@ def run(recipe: Recipe, ranks: Ranks, preemption: Preemption) -> None:
     Raises `UserError`, `Preempted` and `NonFiniteLoss`; whatever is raised, the same call goes on from there.
     """
     directory = RunDirectory(recipe.run_directory)
-    created = ranks.on_first(lambda: claim(directory, recipe))
+    before = ranks.on_first(lambda: claim(directory, recipe))
     appears(directory.root, ranks)
     try:
         with held(directory) if ranks.is_first else contextlib.nullcontext():
@@ -38,7 +38,8 @@ def run(recipe: Recipe, ranks: Ranks, preemption: Preemption) -> None:
             with logging_to(recipe, ranks), fast_arithmetic(ranks.device):
                 _run(recipe, directory, ranks, preemption)
     except UserError:
-        release(directory, bool(created))
+        if before is not None:  # never where another rank is the first
+            release(directory, before)
         raise
 
 

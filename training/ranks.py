@@ -144,6 +144,8 @@ class Ranks(World):
         if self.world_size == 1:
             return None
         try:
+            if self.store.check(["failed"]):
+                return RankLost(2, self.store.get("failed").decode())
             if self.store.check(["lost"]):
                 return self._lost()
             self.store.set("lost", f"{status} rank {self.rank} failed ({type(error).__name__}: {error})")

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,7 +21,9 @@ from training.recipe_file import differences, dump
 
 RECIPE = "recipe.yaml"
 FIRST = "start"  # what a student starts from
-_BEFORE_RECIPE = {"source", "validation", FIRST}  # may stand in a directory whose recipe is not yet committed
+_DATA = ("source", "validation")
+_WORTH_KEEPING = ("manifest.json", "tars/pack.json", "broken.jsonl")
+_BEFORE_RECIPE = {*_DATA, FIRST}  # may stand in a directory whose recipe is not yet committed
 
 
 class RunDirectory:
@@ -60,16 +62,17 @@ class RunDirectory:
         return self.stage(stage) / "buckets"
 
 
-def claim(run: RunDirectory, recipe: Recipe) -> bool:
-    """Make the directory ours; True when it was not there before. Writes no recipe yet.
+def claim(run: RunDirectory, recipe: Recipe) -> list[str] | None:
+    """Make the directory ours, and write no recipe yet; returns what stood in it, None when its recipe did.
 
     Raises `UserError` when it cannot be written, holds something else, or a run of another recipe.
     """
-    created = not run.root.exists()
-    if not created and not run.root.is_dir():
+    exists = run.root.exists()
+    if exists and not run.root.is_dir():
         raise UserError(f"{run.root} is not a directory; choose another --name or --logs")
-    if not created:
+    if exists:
         _check_owner(run, recipe)
+    before = None if run.recipe.exists() else os.listdir(run.root) if exists else []
     try:
         run.root.mkdir(parents=True, exist_ok=True)
         probe = run.root / f".probe-{uuid.uuid4().hex}"
@@ -79,7 +82,7 @@ def claim(run: RunDirectory, recipe: Recipe) -> bool:
         raise UserError(
             f"the run directory {run.root} cannot be written ({error.strerror}); choose another --logs"
         ) from None
-    return created
+    return before
 
 
 def commit(run: RunDirectory, recipe: Recipe) -> None:
@@ -120,13 +123,20 @@ def sweep(run: RunDirectory) -> None:
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def release(run: RunDirectory, created: bool) -> None:
-    """Take away a directory that `claim` made, when the run failed before anything was trained.
+def release(run: RunDirectory, before: Sequence[str]) -> None:
+    """Take a claim back when the run failed before anything was trained, so that other flags may begin it.
 
-    One that lists broken tars stays: the list is to be read, and what is indexed need not be again.
+    `before` stays, as `claim` gave it, and so do finished indexes, packed tars and lists of broken ones: among
+    millions of tars they are hours of work.
     """
-    if created and not run.has_trained(0) and not any(run.root.glob("*/broken.jsonl")):
-        shutil.rmtree(run.root, ignore_errors=True)
+    if run.has_trained(0):
+        return
+    data = [name for name in _DATA if any((run.root / name / mark).exists() for mark in _WORTH_KEEPING)]
+    for entry in run.root.iterdir():
+        if entry.name not in {*before, *data}:
+            shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink(missing_ok=True)
+    if not any(run.root.iterdir()):
+        run.root.rmdir()
 
 
 def is_finished(directory: Path, made_from: Mapping[str, Any]) -> bool:

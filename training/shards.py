@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mcl_clip.clustering.pseudo_labels import PseudoLabels, UserLabels
-from mcl_clip.errors import UserError, as_user_error
+from mcl_clip.errors import UserError
 from mcl_clip.launch import one_process, take_slurm
 from mcl_clip.shards.apart import Apart
 from mcl_clip.shards.buckets import write_buckets
@@ -18,6 +18,7 @@ from mcl_clip.shards.resize import Resize
 from mcl_clip.shards.sources import manifest_directory
 from mcl_clip.shards.verify import verify
 from training.arrows.source import index, open_or_index
+from training.endings import end
 from training.pack import add_pack_flags, run_pack
 from training.ranks import Ranks, join, leave
 
@@ -41,12 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(said)
         leave(ranks)
         return 0
-    except Exception as raised:
-        error = as_user_error(raised)
-        if ranks.fail(error):
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-        ranks.told()
-        return 2
+    except Exception as error:
+        return end(ranks, error)
 
 
 def _check_workers(options: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets.folder import default_loader
 from tqdm import tqdm
@@ -25,6 +26,7 @@ from mcl_clip.shards.manifest import Manifest
 from mcl_clip.shards.reader import ShardRows
 from training.build import BuiltModel
 from training.recipe import Recipe
+from training.reporting import log
 
 
 class Validation:
@@ -74,21 +76,30 @@ class Validation:
             )
         transform = image_transform_v2(PreprocessCfg(**built.preprocess_cfg), is_train=False)
         hits = np.zeros(2)
-        seen = 0
-        for images, classes in tqdm(self._images(transform), "imagenet-val", leave=False):
+        seen, total = 0, 0
+        for batch in tqdm(self._images(transform), "imagenet-val", leave=False):
+            total += len(batch)
+            read = [sample for sample in batch if sample is not None]
+            if not read:
+                continue
+            images, classes = (torch.stack(each) for each in zip(*read, strict=True))
             with self._autocast():
                 features = built.model.encode_image(images.to(self._device, self._input_dtype), normalize=True)
                 best = (features @ classifier).topk(5).indices.cpu()
             right = best == classes[:, None]
             hits += (right[:, 0].sum().item(), right.any(1).sum().item())
             seen += len(classes)
+        if not seen:
+            raise UserError(f"--imagenet-val {self._imagenet}: none of {total} images can be read")
+        if seen < total:
+            log.warning(f"--imagenet-val: {total - seen} of {total} images cannot be read, and are left out")
         return {"imagenet-zeroshot-val-top1": hits[0] / seen, "imagenet-zeroshot-val-top5": hits[1] / seen}
 
     def _images(self, transform) -> DataLoader:
         assert self._imagenet is not None
         data = self._recipe.data
         folders = _ClassFolders(Path(self._imagenet), transform)
-        return DataLoader(folders, batch_size=data.batch_size, num_workers=data.workers)
+        return DataLoader(folders, batch_size=data.batch_size, num_workers=data.workers, collate_fn=list)
 
     def _retrieval(self, built: BuiltModel) -> dict[str, float]:
         images, texts, losses = [], [], []
@@ -113,6 +124,8 @@ class Validation:
         pairs = _Pairs(self._manifest, transform, self._recipe.reporting.val_num_samples)
         loader = DataLoader(pairs, batch_size=data.batch_size, num_workers=data.workers, collate_fn=list)
         for samples in tqdm(loader, "val-data", leave=False):
+            if error := next((sample for sample in samples if isinstance(sample, UserError)), None):
+                raise error
             kept = [sample for sample in samples if sample is not None]
             if kept:
                 images, captions = zip(*kept, strict=True)
@@ -121,7 +134,7 @@ class Validation:
 
 
 class _ClassFolders(Dataset):
-    """Transformed images, and their folders' positions in the order of names."""
+    """Transformed images, and their folders' positions in the order of names; None for one that cannot be read."""
 
     def __init__(self, root: Path, transform: Callable) -> None:
         folders = enumerate(visible_folders(root))
@@ -131,13 +144,19 @@ class _ClassFolders(Dataset):
     def __len__(self) -> int:
         return len(self._files)
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor] | None:
         file, label = self._files[index]
-        return self._transform(default_loader(str(file))), label
+        try:
+            return self._transform(default_loader(str(file))), torch.tensor(label)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # as PIL's decoders say it
+            return None
 
 
 class _Pairs(Dataset):
-    """Image and caption of every sample of a manifest in order; None for one that does not decode."""
+    """Image and caption of every sample of a manifest in order; None for one that does not decode.
+
+    A `UserError` is given, not raised: a reader process would wrap it in its own traceback.
+    """
 
     def __init__(self, manifest: Manifest, transform: EvalTransform, limit: int | None) -> None:
         self._manifest, self._transform = manifest, transform
@@ -148,15 +167,17 @@ class _Pairs(Dataset):
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, str] | None:
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, str] | UserError | None:
         self._open = self._open or lru_cache(16)(self._manifest.open_shard)
         shard = int(np.searchsorted(self._ends, index, side="right"))
-        rows, row = self._open(shard), int(index - (self._ends[shard - 1] if shard else 0))
-        caption = rows.read_caption(row)
         try:
+            rows, row = self._open(shard), int(index - (self._ends[shard - 1] if shard else 0))
+            caption = rows.read_caption(row)
             return (self._transform(rows.read_image(row))[0], caption) if caption else None
         except DecodeError:
             return None
+        except UserError as error:
+            return error
 
 
 def retrieval_scores(images: torch.Tensor, texts: torch.Tensor, block: int = 4096) -> dict[str, float]:

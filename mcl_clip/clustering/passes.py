@@ -5,6 +5,7 @@ When all samples fit the reservoir, labelling reads its features instead of imag
 """
 
 import json
+import shutil
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -33,10 +34,17 @@ def embed_reservoir(job: Job) -> None:
 
 
 def fit(job: Job) -> None:
-    """Rank 0: k-means on the reservoir, one tower in memory at a time, in the order of the shards."""
+    """Rank 0: k-means on the reservoir, one tower in memory at a time, in the order of the shards.
+
+    Where it cannot be, for too many clusters, say, the directory goes: the same job with fewer finds a clean place.
+    """
     centroids, report = {}, {}
     for tower, k in job.settings.clusters_by_tower.items():
-        found = fit_kmeans(_reservoir(job, tower), k, seed=job.settings.seed, restarts=job.settings.restarts)
+        try:
+            found = fit_kmeans(_reservoir(job, tower), k, seed=job.settings.seed, restarts=job.settings.restarts)
+        except UserError:
+            shutil.rmtree(job.out, ignore_errors=True)
+            raise
         centroids[tower] = found.centroids
         report[tower] = {
             "k": k,

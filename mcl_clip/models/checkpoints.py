@@ -29,7 +29,11 @@ def save_checkpoint(directory: str | os.PathLike, step: int, state: Mapping[str,
         with atomic_path(path) as temporary:
             torch.save({**FORMAT, **state, "step": step}, temporary)
     except (OSError, RuntimeError) as error:
-        # PyTorch's writer says no more than that a position in the file is not what it should be.
+        # PyTorch's writer says no more than that a position in the file is not what it should be; what else goes wrong
+        # while it writes, on a GPU say, is another matter.
+        full = re.search(r"PytorchStreamWriter failed writing|unexpected pos", str(error))
+        if not isinstance(error, OSError) and not full:
+            raise
         reason = error.strerror if isinstance(error, OSError) else "the disk or a quota is full"
         raise UserError(
             f"checkpoint {path} cannot be written ({reason}); "

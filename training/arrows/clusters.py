@@ -1,5 +1,6 @@
 """Stage model -> clusters: the recipe's k-means of one stage's embeddings."""
 
+import os
 import shutil
 
 import torch
@@ -45,7 +46,7 @@ def cluster(job: Job, stage: int) -> None:
             progress=job.ranks.is_first,
         )
     except UserError:
-        # Too many clusters for this model, say: the same command with fewer shall find a clean place.
-        if job.ranks.is_first and not (out / "clusters.json").exists():
+        # Nothing is embedded yet: the same command with other settings shall find a clean place.
+        if job.ranks.is_first and out.is_dir() and os.listdir(out) == ["identity.json"]:
             shutil.rmtree(out, ignore_errors=True)
         raise

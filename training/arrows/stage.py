@@ -164,7 +164,7 @@ class StageTraining:
             log.info(self.window.line(row))
 
     def _validate(self) -> None:
-        """Score the epochs completed, if that is due. SIGTERM ends it at once; the resumed run makes up for it."""
+        """Score the epochs completed, if that is due; whatever ends it, training is saved and a resumed run scores."""
         completed = self.next_step // self.steps_per_epoch
         if not self.validation.is_due(completed, self.epochs):
             return
@@ -172,7 +172,7 @@ class StageTraining:
         try:
             with self.window.paused(), self.preemption.prompt(), self.preemption.excusing_workers():
                 self.ranks.on_first(lambda: self._score(completed))
-        except Preempted:
+        except (Exception, Preempted):
             self._save()
             raise
         self.core.train()
