@@ -75,7 +75,8 @@ def oracle_name(feature: str) -> str:
 
 
 # Every arm's own rate, tried on the choosing seeds; all tries stay, with their results.
-RATES = (5e-4, 1e-3, 2e-3)
+RATES = (5e-4, 1e-3, 2e-3, 4e-3)
+LOW_RATES = (2.5e-4, 5e-4, 1e-3, 2e-3)
 RATE_OF = {**study.RATE_OF, HARD: "hard_lr"}
 CHOSEN = Settings(
     long_lr=2e-3,
@@ -92,7 +93,8 @@ CHOSEN = Settings(
 
 def tries() -> dict[str, dict[float, Arm]]:
     """{arm: {rate: the arm at that rate, all else as it was before}}."""
-    return study.at_rates(Settings(), RATE_OF, RATES)
+    low = {HARD: RATE_OF[HARD]}
+    return study.at_rates(Settings(), study.RATE_OF, RATES) | study.at_rates(Settings(), low, LOW_RATES)
 
 
 # How a student of the chosen MCL learns, tried on the choosing seeds: rate, share of samples with ordinary negatives.
