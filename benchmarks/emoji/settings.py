@@ -107,6 +107,12 @@ SCRATCH_TRIES: dict[str, dict[str, Any]] = {
     "two stages, K = 4": {**TWO, "clusters": 4},
     "two stages, K = 4, half ordinary negatives": {**TWO, "clusters": 4, "ordinary": 0.5},
     "two stages, clusters of texts": {**TWO, "clustered": "texts"},
+    "two stages, half ordinary negatives, 4 times the epochs": {
+        **TWO,
+        "ordinary": 0.5,
+        "epochs": 48,
+        "long_lr": 1.5e-3,
+    },
 }
 HALF_ORDINARY: dict[str, Any] = {**rates(1e-3), "ordinary": 0.5}
 FASTER: dict[str, Any] = {**HALF_ORDINARY, **rates(3e-3)}
@@ -150,7 +156,13 @@ STUDIES = {
         REAL_TRIES,
         rule="3 times the rate, half ordinary negatives",
         rates=(1e-3, 3e-3),
-        more={LONG: (3e-4, 6e-3), ENSEMBLE: (6e-3,), SHUFFLED: (6e-3,)},
+        more={
+            LONG: (3e-4, 6e-3, 1.2e-2),
+            ENSEMBLE: (6e-3, 1.2e-2),
+            SNAPSHOTS: (3e-4,),
+            SHUFFLED: (6e-3,),
+            MCL: (3e-4,),
+        },
         chosen=RealSettings(
             **REAL
             | FASTER
