@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "mcl-compare",
         EXAMPLES,
         "Compare two models, or two rows of one, on the pairs of mcl-mmvp: pairs gained and lost, the difference with "
-        "a paired bootstrap interval, McNemar's exact test, and a page with the images.",
+        "Newcombe's paired interval, McNemar's exact test, and a page with the images.",
     )
     parser.add_argument("scores", nargs="+", type=Path, help="one or two files of mcl-mmvp --output or mcl-eval")
     parser.add_argument("--rows", nargs=2, metavar=("A", "B"), help="of each file (default: the last, fused)")

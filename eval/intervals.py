@@ -20,6 +20,37 @@ def wilson(share: float, count: int) -> tuple[float, float]:
     return max(0.0, center - half), min(1.0, center + half)
 
 
+def share_interval(trials: Sequence[float] | np.ndarray) -> tuple[float, float]:
+    """`wilson` of independent trials, 0 or 1 each, [n]."""
+    return wilson(float(np.mean(trials)), len(trials))
+
+
+def paired_difference(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
+    """Interval of the share of `second` minus that of `first`, 0 or 1 on the same trials, [n].
+
+    Method 10 of Newcombe, Statistics in Medicine 17 (1998), 2635: the two Wilson intervals, squared and added, with
+    the trials' correlation. It has a width where all trials change alike, and where none does.
+    """
+    count = len(first)
+    both, lost = float((first * second).sum()), float((first * (1 - second)).sum())
+    won, neither = float((second * (1 - first)).sum()), float(((1 - first) * (1 - second)).sum())
+    before, after = (both + lost) / count, (both + won) / count
+    (low, high), (low_after, high_after) = wilson(before, count), wilson(after, count)
+    margins = (both + lost) * (won + neither) * (both + won) * (lost + neither)
+    product = both * neither - lost * won
+    product = max(0.0, product - count / 2) if product > 0 else product
+    correlation = product / math.sqrt(margins) if margins else 0.0
+
+    def distance(one: float, other: float) -> float:
+        return math.sqrt(max(0.0, one**2 - 2 * correlation * one * other + other**2))
+
+    difference = after - before
+    return (
+        difference - distance(after - low_after, high - before),
+        difference + distance(high_after - after, before - low),
+    )
+
+
 def mean_of_shares(
     shares: Sequence[float] | np.ndarray, counts: Sequence[int] | np.ndarray, *, resamples: int = 2000, seed: int = 0
 ) -> tuple[float, float]:

@@ -38,9 +38,9 @@ def types_of(pairs: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _gain(row: dict[str, Any], name: str, doubt: str) -> str:
-    """+2.9 points (95 % interval +1.0 to +4.8, paired bootstrap), and the doubt where the interval leaves one."""
+    """+2.9 points (95 % interval +1.0 to +4.8, paired over the pairs), and the doubt where the interval leaves one."""
     low, high = row["intervals"][name]
-    ends = f"95 % interval {100 * low:+.1f} to {100 * high:+.1f}, paired bootstrap over the pairs"
+    ends = f"95 % interval {100 * low:+.1f} to {100 * high:+.1f}, paired over the pairs"
     return f"{100 * row['metrics'][name]:+.1f} points ({ends})" + ("." if low > 0 else f"; {doubt}")
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import binomtest
 
-from eval.intervals import bootstrap_mean
+from eval.intervals import paired_difference
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def mcnemar(won: int, lost: int) -> float:
 def compare(first: np.ndarray, second: np.ndarray, types: Sequence[str]) -> list[Comparison]:
     """Of every Type in order of appearance; of all pairs last where there are several. `first`, `second`: 0 or 1, [n].
 
-    The bootstrap is paired: what is redrawn is each pair's difference. P-values are not corrected for their number.
+    Intervals are those of `paired_difference`. P-values are not corrected for their number.
     """
     labels = np.array(types)
     names = list(dict.fromkeys(types))
@@ -53,6 +53,6 @@ def _compare(name: str, first: np.ndarray, second: np.ndarray) -> Comparison:
         won=won,
         lost=lost,
         difference=float(difference.mean()),
-        interval=bootstrap_mean(difference),
+        interval=paired_difference(first, second),
         p_value=mcnemar(won, lost),
     )

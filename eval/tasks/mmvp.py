@@ -9,7 +9,7 @@ import torch
 from eval.data.images import Sample, file_sample
 from eval.data.mmvp import MMVPPair
 from eval.embedding import embed_all_images, embed_texts
-from eval.intervals import bootstrap_mean, bootstrap_mean_of_groups
+from eval.intervals import bootstrap_mean, bootstrap_mean_of_groups, paired_difference, share_interval
 from eval.models import ScoredModel
 from eval.rows import row_embedding, rows_of
 from eval.scores import result
@@ -37,8 +37,8 @@ def evaluate(
     pair_accuracy (mean of the Types), pair_accuracy/{Type}, text_accuracy, same_image_rate, image_similarity and
     text_similarity inside pairs, chance, n_pairs; after the first row also gain and gain/{Type} over it (see `gains`).
     Beside them stand the choices on every pair (see `pair_choices`).
-    `intervals` holds the 95 % bootstrap interval of each. `revision` names the published data, else they are named
-    by their content.
+    `intervals` holds the 95 % interval of each, of the mean of several Types by bootstrap. `revision` names the
+    published data, else they are named by their content.
     """
     scores, content = score_rows(scored, pairs, prompt=prompt, batch_size=batch_size, progress=progress)
     return results(scored, pairs, scores, dataset=dataset, revision=revision or content, prompt=prompt)
@@ -125,9 +125,10 @@ def pair_metrics(scores: PairSimilarities, pairs: Sequence[MMVPPair]) -> tuple[d
         **{f"pair_accuracy/{name}": value for name, value in by_type.items()},
     }
     intervals = {
-        "pair_accuracy": bootstrap_mean_of_groups(hits, types),
+        "pair_accuracy": share_interval(hits) if len(by_type) == 1 else bootstrap_mean_of_groups(hits, types),
         **{name: bootstrap_mean(values) for name, values in simple.items()},
-        **{f"pair_accuracy/{name}": bootstrap_mean(hits[_members(types, name)]) for name in by_type},
+        "same_image_rate": share_interval(scores.same_image),
+        **{f"pair_accuracy/{name}": share_interval(hits[_members(types, name)]) for name in by_type},
     }
     return metrics, intervals
 
@@ -137,16 +138,18 @@ def gains(
 ) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
     """(metrics, intervals): gain (mean of the Types) and gain/{Type}, pair accuracy above stage 0's on the same pairs.
 
-    The bootstrap is paired: what is redrawn is each pair's difference.
+    Intervals are paired: see `paired_difference`; of the mean of several Types each pair's difference is redrawn.
     """
     types = [pair.type for pair in pairs]
-    difference = scores.pair_correct - base.pair_correct
-    by_type = mean_of_groups(difference, types)
+    before, after = base.pair_correct, scores.pair_correct
+    by_type = mean_of_groups(after - before, types)
     metrics = {"gain": float(np.mean(list(by_type.values())))}
-    intervals = {"gain": bootstrap_mean_of_groups(difference, types)}
+    one = len(by_type) == 1
+    intervals = {"gain": paired_difference(before, after) if one else bootstrap_mean_of_groups(after - before, types)}
     for name, value in by_type.items():
+        members = _members(types, name)
         metrics[f"gain/{name}"] = value
-        intervals[f"gain/{name}"] = bootstrap_mean(difference[_members(types, name)])
+        intervals[f"gain/{name}"] = paired_difference(before[members], after[members])
     return metrics, intervals
 
 
