@@ -121,6 +121,17 @@ def test_names_from_files_cannot_write_html(run):
     assert "script" not in Page(write_report(run).read_text()).tags
 
 
+def test_scores_of_some_samples_say_so(run):
+    for name, limit in (("mmvp", 12), ("zero_shot_color", 34), ("sugarcrepe", 56)):
+        path = run / "scores" / f"{name}.json"
+        path.write_text(json.dumps([each | {"limit": limit} for each in json.loads(path.read_text())]))
+    write_report(run)
+    for name in ("report.html", "report.md"):
+        text = (run / name).read_text()
+        assert "first. 12 samples only." in text and "set. color: 34 samples only." in text, name
+        assert "Percent. 56 samples only." in text and text.count("samples only") == 3, name
+
+
 def test_a_run_without_scores_is_reported_as_far_as_it_got(run):
     for file in (run / "scores").iterdir():
         file.unlink()
@@ -233,9 +244,14 @@ def test_a_student_has_its_row_and_its_cost(run):
         found = scores("zeroshot_classification", stage_0={"acc1": 0.8})
         (below / f"zero_shot_{name}.json").write_text(json.dumps(found))
     (below / "sugarcrepe.json").write_text(json.dumps(scores("sugarcrepe", stage_0={"accuracy/swap": 0.6})))
+    for change in ({"limit": 12}, {"data_revision": "sha256:0"}):
+        (below / "mmvp.json").write_text(json.dumps([row("stage_0", 1.0, 0.72) | change]))
+        page = write_report(run).read_text()
+        assert "of the fused model" not in page and "student: on other samples than the run" in page
+    (below / "mmvp.json").write_text(json.dumps([row("stage_0", 1.0, 0.72)]))
     write_report(run)
     text = (run / "report.md").read_text()
-    assert "| student | 86.0" in text
+    assert "| student | 86.0" in text and "Not scored" not in text
     lines = text[text.index("## One stage or all") :].splitlines()
     assert [line for line in lines if line.startswith("|")][2:5] == [
         "| last stage: stage_1 | 1.0 x | 1.0 x | - | - | - |",

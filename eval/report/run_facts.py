@@ -19,6 +19,7 @@ from mcl_clip.shards.manifest import Manifest
 ATTRIBUTE_SAMPLES = 20_000
 STUDENT = "student"
 """The run below a run, and its row."""
+SCORED_ON = ("task", "data_revision", "train_revision", "limit")
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class Clustering:
 class RunFacts:
     """Everything a report is made of. `scores`: the results of every scores file, by its name without .json.
 
-    failed: why mcl-eval has no scores of a task, by the task's name. fused: the fused model's `mcl_config.json`.
+    failed: why there are no scores of a task, by its name, or none of the student. fused: the fused model's
+    `mcl_config.json`.
     """
 
     name: str
@@ -54,19 +56,23 @@ def read_run(run: Path) -> RunFacts:
     if not recipe.is_file() and not (run / SUITE).is_file():
         raise UserError(f"{run} is neither a run directory (recipe.yaml) nor the output of mcl-eval ({SUITE})")
 
+    own, of_student = _scores(scores), _scores(run / STUDENT / "scores")
+    failed = _failed(scores / SUITE)
+    if of_student and (unlike := _unlike(own, of_student)):
+        failed = failed | {STUDENT: f"on other samples than the run, or not at all, in {', '.join(unlike)}"}
     stages = sorted(run.glob("stage_*"), key=lambda path: int(path.name.removeprefix("stage_")))
     source = Manifest.load(run / "source") if (run / "source" / "manifest.json").is_file() else None
     return RunFacts(
         name=run.name,
         recipe=yaml.safe_load(recipe.read_text()) if recipe.is_file() else {},
-        scores=_with_student(_scores(scores), _scores(run / STUDENT / "scores")),
+        scores=_with_student(own, of_student),
         losses={number: _metrics(stage / "metrics.jsonl") for number, stage in enumerate(stages)},
         clusterings=[
             _clustering(number, stage / "clusters", source)
             for number, stage in enumerate(stages)
             if (stage / "clusters" / "clusters.json").is_file()
         ],
-        failed=_failed(scores / SUITE),
+        failed=failed,
         fused=read_fused_config(run / "fused") if is_fused(run / "fused") else {},
     )
 
@@ -79,9 +85,18 @@ def _with_student(
     scores: dict[str, list[dict[str, Any]]], of_student: dict[str, list[dict[str, Any]]]
 ) -> dict[str, list[dict[str, Any]]]:
     """A row of the student behind those of the stages, where it was scored on all that they were."""
-    if not scores.keys() <= of_student.keys():
+    if not of_student or _unlike(scores, of_student):
         return scores
     return {name: [*results, {**of_student[name][0], "model": STUDENT}] for name, results in scores.items()}
+
+
+def _unlike(scores: dict[str, list[dict[str, Any]]], of_student: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """Names of the run's scores files to which the student has none that was scored on the same samples."""
+    return [name for name, results in scores.items() if _scored_on(results) != _scored_on(of_student.get(name, []))]
+
+
+def _scored_on(results: list[dict[str, Any]]) -> list[Any]:
+    return [results[0].get(key) for key in SCORED_ON] if results else []
 
 
 def _failed(path: Path) -> dict[str, str]:

@@ -19,7 +19,7 @@ def pair_sections(pairs: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]
             {
                 "title": "Pair accuracy by pattern",
                 "note": "Two images, two texts: a pair counts when each text picks its own image. Percent, chance is "
-                "25. What stage 0 sees least stands first.",
+                "25. What stage 0 sees least stands first." + _limited(results),
                 "picture": _bars(results, {name: columns[name] for name in types}, "pairs right, %", 0.25),
                 "table": _table(results, columns),
             }
@@ -43,7 +43,8 @@ def zero_shot_sections(facts: RunFacts) -> list[dict[str, Any]]:
     sets = {name.removeprefix("zero_shot_"): name.removeprefix("zero_shot_") for name in names}
     section = {
         "title": "Zero-shot accuracy",
-        "note": "Top-1 accuracy in percent, a column a set.",
+        "note": "Top-1 accuracy in percent, a column a set."
+        + "".join(_limited(files[name], f"{name.removeprefix('zero_shot_')}: ") for name in names),
         "picture": _bars(results, sets, "top-1, %"),
         "table": _table(results, {"mean": "mean"} | sets),
     }
@@ -57,12 +58,25 @@ def other_sections(facts: RunFacts) -> list[dict[str, Any]]:
         if results and results[0]["task"] not in ("mmvp_vlm", "zeroshot_classification"):
             scores = [key for key, ends in results[0]["intervals"].items() if ends and isinstance(ends[0], float)]
             table = _table(results, {key: key for key in scores})
-            made.append({"title": name.replace("_", " "), "note": "Percent.", "picture": None, "table": table})
+            made.append(
+                {
+                    "title": name.replace("_", " "),
+                    "note": f"Percent.{_limited(results)}",
+                    "picture": None,
+                    "table": table,
+                }
+            )
     return made
 
 
 def of_task(facts: RunFacts, task: str) -> dict[str, list[dict[str, Any]]]:
     return {name: results for name, results in facts.scores.items() if results and results[0]["task"] == task}
+
+
+def _limited(results: Sequence[dict[str, Any]], of: str = "") -> str:
+    """What a note says of scores under --limit."""
+    limit = results[0].get("limit")
+    return f" {of}{limit} samples only." if limit else ""
 
 
 def _bars(results: Sequence[dict[str, Any]], columns: dict[str, str], ylabel: str, chance: float | None = None) -> str:
