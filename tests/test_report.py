@@ -34,8 +34,7 @@ def scores(task: str, **models: dict) -> list[dict]:
     ]
 
 
-@pytest.fixture
-def run(tmp_path):
+def write_run(tmp_path):
     """A run directory with scores and losses alone."""
     (tmp_path / "scores").mkdir()
     (tmp_path / "stage_0").mkdir()
@@ -51,6 +50,11 @@ def run(tmp_path):
     torn = "".join(json.dumps(line) + "\n" for line in lines) + '{"step": 30, "lo'
     (tmp_path / "stage_0" / "metrics.jsonl").write_text(torn)
     return tmp_path
+
+
+@pytest.fixture
+def run(tmp_path):
+    return write_run(tmp_path)
 
 
 class Page(HTMLParser):
@@ -119,17 +123,6 @@ def test_names_from_files_cannot_write_html(run):
     path = run / "scores" / "mmvp.json"
     path.write_text(path.read_text().replace("State", "<script>alert(1)</script>"))
     assert "script" not in Page(write_report(run).read_text()).tags
-
-
-def test_scores_of_some_samples_say_so(run):
-    for name, limit in (("mmvp", 12), ("zero_shot_color", 34), ("sugarcrepe", 56)):
-        path = run / "scores" / f"{name}.json"
-        path.write_text(json.dumps([each | {"limit": limit} for each in json.loads(path.read_text())]))
-    write_report(run)
-    for name in ("report.html", "report.md"):
-        text = (run / name).read_text()
-        assert "first. 12 samples only." in text and "set. color: 34 samples only." in text, name
-        assert "Percent. 56 samples only." in text and text.count("samples only") == 3, name
 
 
 def test_a_run_without_scores_is_reported_as_far_as_it_got(run):
@@ -216,45 +209,4 @@ def test_one_stage_or_all_stand_side_by_side_with_their_cost(run):
         "| last stage: stage_2 | 1.0 x | 1.0 x | 60.5 | 71.0 | - |",
         "| concat | 2.0 x | 1.0 x | 80.0 | 60.0 | - |",
         "| fitted, 0.02 : 0.90 : 0.08 | 2.0 x | 1.0 x | 87.5 | 75.0 | 70.0 |",
-    ]
-
-
-def test_a_student_has_its_row_and_its_cost(run):
-    (run / "fused").mkdir()
-    (run / "fused" / "mcl_config.json").write_text(
-        json.dumps(
-            {
-                "format": "mcl_clip.fused",
-                "version": 1,
-                "fusion": "concat",
-                "weights": None,
-                "collapsed": False,
-                "stages": [{"tensors_of": {}}] * 2,
-                "sha256": "",
-                "sharing": {"image": {"steps": 12, "separate": 12}, "text": {"steps": 12, "separate": 12}},
-                "card": {},
-            }
-        )
-    )
-    below = run / "student/scores"
-    below.mkdir(parents=True)
-    (below / "mmvp.json").write_text(json.dumps([row("stage_0", 1.0, 0.72)]))
-    assert "of the fused model" not in write_report(run).read_text()  # not scored on all that the run was
-    for name in ("color", "texture"):
-        found = scores("zeroshot_classification", stage_0={"acc1": 0.8})
-        (below / f"zero_shot_{name}.json").write_text(json.dumps(found))
-    (below / "sugarcrepe.json").write_text(json.dumps(scores("sugarcrepe", stage_0={"accuracy/swap": 0.6})))
-    for change in ({"limit": 12}, {"data_revision": "sha256:0"}):
-        (below / "mmvp.json").write_text(json.dumps([row("stage_0", 1.0, 0.72) | change]))
-        page = write_report(run).read_text()
-        assert "of the fused model" not in page and "student: on other samples than the run" in page
-    (below / "mmvp.json").write_text(json.dumps([row("stage_0", 1.0, 0.72)]))
-    write_report(run)
-    text = (run / "report.md").read_text()
-    assert "| student | 86.0" in text and "Not scored" not in text
-    lines = text[text.index("## One stage or all") :].splitlines()
-    assert [line for line in lines if line.startswith("|")][2:5] == [
-        "| last stage: stage_1 | 1.0 x | 1.0 x | - | - | - |",
-        "| concat | 2.0 x | 2.0 x | 87.5 | 75.0 | 70.0 |",
-        "| student of the fused model | 1.0 x | 1.0 x | 86.0 | 72.0 | 80.0 |",
     ]

@@ -10,7 +10,7 @@ from eval.report.left_out import read_left_out
 from eval.report.one_or_all import one_or_all
 from eval.report.pages import TEMPLATES
 from eval.report.run_facts import RunFacts, read_run
-from eval.report.sections import of_task, other_sections, pair_sections, zero_shot_sections
+from eval.report.sections import of_several, of_task, other_sections, pair_sections, zero_shot_sections
 from eval.report.verdict import PAIR, verdict
 from eval.scores import interval, percent
 from mcl_clip.artifacts import atomic_path
@@ -29,8 +29,12 @@ def write_report(run: Path, output: Path | None = None) -> Path:
     pairs = of_task(facts, "mmvp_vlm")
     content = {
         "name": facts.name,
-        "verdict": [line for results in pairs.values() for line in verdict(results)],
-        "tiles": [tile for results in pairs.values() for tile in tiles(results)],
+        "verdict": [of_several(pairs, name, line) for name, results in pairs.items() for line in verdict(results)],
+        "tiles": [
+            tile | {"label": of_several(pairs, name, tile["label"])}
+            for name, results in pairs.items()
+            for tile in tiles(results)
+        ],
         "made": made_of(facts.recipe),
         "sections": [*pair_sections(pairs), *zero_shot_sections(facts), *other_sections(facts), *one_or_all(facts)],
         "failed": facts.failed,

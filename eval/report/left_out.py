@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from eval.report.run_facts import stage_directories
 from mcl_clip import left_out
 from mcl_clip.artifacts import read_json
 
@@ -14,7 +15,7 @@ def read_left_out(run: Path) -> list[tuple[str, str]]:
 
 def _records(run: Path) -> Iterator[tuple[str, left_out.Record]]:
     yield "index", _read(run / "source" / "manifest.json").get("left_out", {})
-    for directory in sorted(run.glob("stage_*"), key=lambda path: int(path.name.removeprefix("stage_"))):
+    for directory in stage_directories(run).values():
         stage = directory.name.replace("_", " ")
         yield f"buckets of {stage}", _read(directory / "buckets" / "manifest.json").get("left_out", {})
         training = _read(directory / "left_out.json")

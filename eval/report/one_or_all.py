@@ -3,6 +3,7 @@
 from typing import Any
 
 from eval.report.run_facts import STUDENT, RunFacts
+from eval.report.sections import of_task, zero_shot_means
 from eval.report.verdict import PAIR, types_of
 from eval.scores import percent
 
@@ -59,9 +60,6 @@ def _scores(facts: RunFacts) -> dict[str, dict[str, float]]:
             columns[f"{name}, mean"] = {row: metrics[PAIR] for row, metrics in rows.items()}
             weakest = types_of(results)[0]
             columns[f"{name}, {weakest}"] = {row: metrics[f"{PAIR}/{weakest}"] for row, metrics in rows.items()}
-    zero_shot = [each for each in facts.scores.values() if each and each[0]["task"] == "zeroshot_classification"]
-    if zero_shot:
-        sets = [{each["model"]: each["metrics"]["acc1"] for each in results} for results in zero_shot]
-        common = set.intersection(*map(set, sets))
-        columns["zero-shot, mean"] = {row: sum(each[row] for each in sets) / len(sets) for row in common}
+    if files := of_task(facts, "zeroshot_classification"):
+        columns["zero-shot, mean"] = zero_shot_means(files)[0]
     return columns

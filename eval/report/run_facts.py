@@ -1,6 +1,7 @@
 """What a report shows, read from a run directory; no drawing here."""
 
 import json
+import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from mcl_clip.shards.manifest import Manifest
 ATTRIBUTE_SAMPLES = 20_000
 STUDENT = "student"
 """The run below a run, and its row."""
+STAGE = re.compile(r"stage_\d+")
 SCORED_ON = ("task", "data_revision", "train_revision", "limit")
 
 
@@ -57,24 +59,30 @@ def read_run(run: Path) -> RunFacts:
         raise UserError(f"{run} is neither a run directory (recipe.yaml) nor the output of mcl-eval ({SUITE})")
 
     own, of_student = _scores(scores), _scores(run / STUDENT / "scores")
-    failed = _failed(scores / SUITE)
+    failed = _mapping(scores / SUITE).get("failed") or {}
     if of_student and (unlike := _unlike(own, of_student)):
         failed = failed | {STUDENT: f"on other samples than the run, or not at all, in {', '.join(unlike)}"}
-    stages = sorted(run.glob("stage_*"), key=lambda path: int(path.name.removeprefix("stage_")))
+    stages = stage_directories(run)
     source = Manifest.load(run / "source") if (run / "source" / "manifest.json").is_file() else None
     return RunFacts(
         name=run.name,
-        recipe=yaml.safe_load(recipe.read_text()) if recipe.is_file() else {},
+        recipe=_mapping(recipe),
         scores=_with_student(own, of_student),
-        losses={number: _metrics(stage / "metrics.jsonl") for number, stage in enumerate(stages)},
+        losses={number: _metrics(stage / "metrics.jsonl") for number, stage in stages.items()},
         clusterings=[
             _clustering(number, stage / "clusters", source)
-            for number, stage in enumerate(stages)
+            for number, stage in stages.items()
             if (stage / "clusters" / "clusters.json").is_file()
         ],
         failed=failed,
         fused=read_fused_config(run / "fused") if is_fused(run / "fused") else {},
     )
+
+
+def stage_directories(run: Path) -> dict[int, Path]:
+    """stage_0, stage_1, ... of a run by number; stage_0.bak is none."""
+    found = {int(path.name.removeprefix("stage_")): path for path in run.glob("stage_*") if STAGE.fullmatch(path.name)}
+    return dict(sorted(found.items()))
 
 
 def _scores(directory: Path) -> dict[str, list[dict[str, Any]]]:
@@ -87,7 +95,11 @@ def _with_student(
     """A row of the student behind those of the stages, where it was scored on all that they were."""
     if not of_student or _unlike(scores, of_student):
         return scores
-    return {name: [*results, {**of_student[name][0], "model": STUDENT}] for name, results in scores.items()}
+    return {
+        name: [*results, *({**each, "model": STUDENT} for each in of_student[name][:1])]
+        for name, results in scores.items()
+        if results
+    }
 
 
 def _unlike(scores: dict[str, list[dict[str, Any]]], of_student: dict[str, list[dict[str, Any]]]) -> list[str]:
@@ -99,9 +111,17 @@ def _scored_on(results: list[dict[str, Any]]) -> list[Any]:
     return [results[0].get(key) for key in SCORED_ON] if results else []
 
 
-def _failed(path: Path) -> dict[str, str]:
-    content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return content.get("failed", {})
+def _mapping(path: Path) -> dict[str, Any]:
+    """Of a YAML file, empty without one; `UserError` where it holds something else."""
+    if not path.is_file():
+        return {}
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{path} cannot be read as YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} cannot be read: it holds no mapping")
+    return content
 
 
 def _metrics(path: Path) -> list[dict[str, Any]]:
