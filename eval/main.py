@@ -84,14 +84,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def attempt(scored: ScoredModel, planned: Planned, job: argparse.Namespace) -> Outcome:
-    """Read, score and write one task, on every rank of the job; what goes wrong is said here and is its outcome."""
+    """Read, score and write one task, on every rank of the job; what goes wrong is said here and is its outcome.
+
+    Earlier scores are set aside, as NAME.json.before, until the new ones stand: they may be another model's.
+    """
     task, args = planned.task, planned.args
+    path = job.output / f"{planned.name}.json"
+    before = path.with_name(f"{path.name}.before")
     args.rank, args.world_size, args.progress = job.rank, job.world_size, job.progress
     try:
+        if args.rank == 0 and path.exists():
+            path.replace(before)
         data = on_all_ranks(lambda: task.open(args), args.world_size)
         results = task.results(scored, data, args)
         if args.rank == 0:
-            write_scores(job.output / f"{planned.name}.json", results)
+            write_scores(path, results)
+            before.unlink(missing_ok=True)
         return Outcome(results)
     except Exception as raised:
         message = str(raised) if isinstance(raised, UserError) else machine_error(raised)

@@ -1,6 +1,7 @@
 """mcl-eval: each single command's scores from one load, on one rank and several, and what fails loses nothing else."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from eval import mmvp, zero_shot
 from eval.all_ranks import on_all_ranks
 from eval.data.classification import open_set
 from eval.data.limit import some, some_images, spread
+from eval.report import write_report
 from eval.suite import from_file, from_words, plan
 from mcl_clip.errors import UserError
 from mcl_clip.models.stage_model import save_stage_model
@@ -99,6 +101,26 @@ def test_scores_are_those_of_the_single_commands_and_a_failure_loses_none(place,
     content = yaml.safe_load((place / "together/suite.yaml").read_text())
     assert list(content["failed"]) == ["mmvp_nowhere"]
     assert plan(from_file("together/suite.yaml")) == plan(from_words(tasks))
+
+
+def test_a_task_that_fails_leaves_no_scores_of_another_model(place, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(place)
+    words = ["--device", "cpu", "--output", "stale", "--tasks", "mmvp:moving,zero-shot:animals:no-cache=true"]
+    shutil.copytree("pairs", "moving")
+    assert command.main(["--model", "s1", *words]) == 0
+    Path("moving").rename("moved")
+    assert command.main(["--model", "s0", *words]) == 2
+    found = {path.name for path in Path("stale").iterdir()}
+    assert found == {"mmvp_moving.json.before", "zero_shot_animals.json", "suite.yaml"}
+    text = write_report(Path("stale")).with_suffix(".md").read_text()
+    assert "- mmvp_moving: moving/Questions.csv does not exist" in text and "Pair accuracy" not in text
+    Path("moved").rename("moving")
+    assert (
+        mmvp.main(["--model", "s0", "--device", "cpu", "--data", "moving", "--output", "stale/mmvp_moving.json"]) == 0
+    )
+    text = write_report(Path("stale")).with_suffix(".md").read_text()
+    assert "Not scored" not in text and "Pair accuracy" in text
+    assert command.main(["--model", "s0", *words]) == 0 and not Path("stale/mmvp_moving.json.before").exists()
 
 
 def test_an_error_of_no_users_loses_none_either(place, monkeypatch, capsys) -> None:

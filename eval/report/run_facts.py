@@ -59,7 +59,7 @@ def read_run(run: Path) -> RunFacts:
         raise UserError(f"{run} is neither a run directory (recipe.yaml) nor the output of mcl-eval ({SUITE})")
 
     own, of_student = _scores(scores), _scores(run / STUDENT / "scores")
-    failed = _mapping(scores / SUITE).get("failed") or {}
+    failed = {name: why for name, why in (_mapping(scores / SUITE).get("failed") or {}).items() if name not in own}
     if of_student and (unlike := _unlike(own, of_student)):
         failed = failed | {STUDENT: f"on other samples than the run, or not at all, in {', '.join(unlike)}"}
     stages = stage_directories(run)
