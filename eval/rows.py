@@ -33,6 +33,16 @@ def rows_of(model: Any) -> list[Row]:
     return stages + partial + ([Row("fused", every)] if count > 1 else [])
 
 
+def fusion_of(model: Any, name: str) -> dict[str, Any]:
+    """`fusion`, and `weights` where it has some, by which the stages of the row of that name become one; else empty."""
+    row = next(each for each in rows_of(model) if each.name == name)
+    if len(row.stages) == 1:
+        return {}
+    weights = None if row.fusion else getattr(model, "weights", None)
+    chosen = {} if weights is None else {"weights": [float(weights[index]) for index in row.stages]}
+    return {"fusion": row.fusion or model.fusion} | chosen
+
+
 def row_embedding(model: Any, row: Row, embeddings: Sequence[Tensor]) -> Tensor:
     """Unit embedding [B, D] of a row from the stages' raw embeddings, as the row or else the model fuses them."""
     chosen = [embeddings[index] for index in row.stages]

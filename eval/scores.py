@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.models import ScoredModel
+from eval.rows import fusion_of
 from mcl_clip.artifacts import atomic_path, read_json, write_json
 from mcl_clip.errors import UserError
 
@@ -35,6 +36,7 @@ def result(
         "language": "en",
         "metrics": metrics,
         "intervals": intervals,
+        **fusion_of(scored.model, row),
         **record,
     }
 
@@ -56,13 +58,15 @@ def read_scores(path: str | Path) -> list[dict[str, Any]]:
 def write_clip_benchmark(directory: str | Path, results: Sequence[dict[str, Any]]) -> None:
     """One file a row, as `clip_benchmark build` reads them; `pretrained` names the source when there is no tag.
 
-    The weights' hash in a file's name keeps several models apart.
+    The weights' hash, the fusion and the limit in a file's name keep several models and passes apart.
     """
     directory = Path(directory)
     for each in results:
         flat = each | {"pretrained": each["pretrained"] or each["source"]}
-        name = f"{each['dataset']}_{each['model']}_{each['model_hash'][:8]}_{each['task']}.json"
-        name = name.replace("/", "_").replace(" ", "_")
+        parts = [each["dataset"], each["model"], each["model_hash"][:8], each.get("fusion")]
+        parts += ["-".join(f"{weight:.4g}" for weight in each.get("weights", ())), each["task"]]
+        parts += [f"limit{each['limit']}" if "limit" in each else ""]
+        name = "_".join(filter(None, parts)).replace("/", "_").replace(" ", "_") + ".json"
         with atomic_path(directory / name) as temporary:
             temporary.write_text(json.dumps(flat))
 

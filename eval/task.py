@@ -17,7 +17,8 @@ class Task:
     place: the flag that says where the data are. headline: the metrics that mcl-eval's table shows; `columns` are those
     of the command's own, of results. `open` reads the data that the flags of `add_arguments` name, `score` scores them;
     both raise `UserError`, and find `batch_size`, `limit`, `rank`, `world_size` and `progress` among the arguments.
-    shares_images: whether several ranks score it together; else the first does alone.
+    shares_images: whether several ranks score it together; else the first does alone. `also_write` writes, on the first
+    rank, what flags ask for beside the scores file.
     """
 
     name: str
@@ -30,8 +31,12 @@ class Task:
     score: Callable[[ScoredModel, Any, argparse.Namespace], Results]
     columns: Callable[[Results], list[str]]
     shares_images: bool = False
+    also_write: Callable[[Results, argparse.Namespace], None] | None = None
 
     def results(self, scored: ScoredModel, data: Any, args: argparse.Namespace) -> Results:
         """What `score` gives; a limit of the samples is recorded."""
         rows = self.score(scored, data, args)
-        return rows if args.limit is None else [row | {"limit": args.limit} for row in rows]
+        rows = rows if args.limit is None else [row | {"limit": args.limit} for row in rows]
+        if self.also_write and args.rank == 0:
+            self.also_write(rows, args)
+        return rows

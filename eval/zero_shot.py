@@ -60,7 +60,7 @@ def open_data(args: argparse.Namespace) -> ClassificationSet:
 
 def score(scored: ScoredModel, data: ClassificationSet, args: argparse.Namespace) -> Results:
     """Every row of the model, on every rank."""
-    rows = evaluate(
+    return evaluate(
         scored,
         data,
         batch_size=args.batch_size,
@@ -70,9 +70,12 @@ def score(scored: ScoredModel, data: ClassificationSet, args: argparse.Namespace
         world_size=args.world_size,
         progress=args.progress,
     )
-    if args.clip_benchmark_dir and args.rank == 0:
+
+
+def also_write(rows: Results, args: argparse.Namespace) -> None:
+    """CLIP_benchmark's files."""
+    if args.clip_benchmark_dir:
         write_clip_benchmark(args.clip_benchmark_dir, rows)
-    return rows
 
 
 TASK = Task(
@@ -91,6 +94,7 @@ TASK = Task(
     score=score,
     columns=lambda rows: ["acc1", "acc5", "mean_per_class_recall"],
     shares_images=True,
+    also_write=also_write,
 )
 main = main_of(TASK)
 

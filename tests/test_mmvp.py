@@ -165,7 +165,9 @@ def test_gains_are_paired(tmp_path, stages) -> None:
     rows = evaluate(ScoredModel(*mcl_clip.load(f"{stages[0]},{stages[0]}"), name=""), read_pairs(tmp_path))
     for kind in TYPES:
         low, high = rows[1]["intervals"][f"gain/{kind}"]
-        assert rows[1]["metrics"][f"gain/{kind}"] == 0 and low == -high < 0, "few pairs without a change are not certain"
+        assert rows[1]["metrics"][f"gain/{kind}"] == 0 and low == -high < 0, (
+            "few pairs without a change are not certain"
+        )
     rows = evaluate(ScoredModel(*mcl_clip.load(f"{stages[0]},{stages[1]}"), name=""), read_pairs(tmp_path))
     for kind in TYPES:
         first, second = (row["metrics"][f"pair_accuracy/{kind}"] for row in rows[:2])
