@@ -7,7 +7,7 @@ from eval.data.class_folders import open_class_folders
 from eval.data.class_names import listed_names
 from eval.data.classification_set import ClassificationSet
 from eval.data.hf_classification import open_hf_classification
-from eval.data.hf_datasets import is_datasets_folder
+from eval.data.hf_datasets import is_datasets_folder, refuse_flags
 from eval.data.hub import fetch_split
 from eval.data.prompts import read_lines, read_templates
 from eval.data.webdataset_folder import is_webdataset_folder, open_webdataset_folder
@@ -28,16 +28,22 @@ def open_set(
     or a folder per class.
 
     `templates` is openai, simple or a file; `classnames` a file with a name a line. Without these they come from the
-    set, then from open_clip's metadata. `revision` is a branch, tag or commit of the hub. Raises `UserError` when the
-    set cannot be read.
+    set, then from open_clip's metadata. Columns are a table's; `revision` is a branch, tag or commit of the hub. Raises
+    `UserError` when the set cannot be read, or is of another kind than these.
     """
     path = Path(name).expanduser()
+    columns = {"label_column": label_column, "image_column": image_column}
+    if path.exists():
+        refuse_flags(name, "which is no data set of the hub", revision=revision)
     if name.startswith("clip-benchmark/wds_") and not path.exists():
+        refuse_flags(name, "which is no table but shards", **columns)
         folder, commit = fetch_split(name, split, revision)
         found = replace(open_webdataset_folder(folder, split), name=path.name, revision=commit)
     elif is_webdataset_folder(path):
+        refuse_flags(name, "which is no table but shards", **columns)
         found = open_webdataset_folder(path, split)
     elif path.is_dir() and not is_datasets_folder(path):
+        refuse_flags(name, "which is no table but a folder per class", **columns)
         found = open_class_folders(path, split)
     elif not path.exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise UserError(f"--dataset {name} does not exist; give a folder or a hub id, OWNER/NAME")

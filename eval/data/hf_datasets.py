@@ -77,6 +77,12 @@ def _failure(error: Exception, name: str) -> str:
     return f"cannot be loaded: {reason.rstrip('.')}{mend}"
 
 
+def refuse_flags(name: str, kind: str, **flags: str | None) -> None:
+    """`UserError` where a flag is given that says nothing of a set of this kind."""
+    if given := next((flag for flag, value in flags.items() if value), None):
+        raise UserError(f"--{given.replace('_', '-')} says nothing of {name}, {kind}; leave it out")
+
+
 def undecoded(table: Any, column: str, name: str) -> Any:
     """The table with images as they are stored; `UserError` when the column holds none."""
     import datasets

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from eval.data.caption_files import open_caption_file
-from eval.data.hf_datasets import load_split, only_column, read_image, undecoded
+from eval.data.hf_datasets import load_split, only_column, read_image, refuse_flags, undecoded
 from eval.data.hub import fetch_split
 from eval.data.images import Sample
 from eval.data.retrieval_set import RetrievalSet
@@ -28,17 +28,24 @@ def open_captions(
     """The set that `name` stands for: a hub id or folder that `datasets` reads, CLIP_benchmark's WebDataset layout, or
     a JSON of COCO's or Karpathy's (see `open_caption_file`), whose images stand in the folder `images`.
 
-    `revision` is a branch, tag or commit of the hub. Raises `UserError` when the set cannot be read.
+    Columns are a table's; `revision` is a branch, tag or commit of the hub. Raises `UserError` when the set cannot be
+    read, or is of another kind than these.
     """
     path = Path(name).expanduser()
+    columns = {"image_column": image_column, "caption_column": caption_column}
+    if path.exists():
+        refuse_flags(name, "which is no data set of the hub", revision=revision)
     if path.suffix == ".json":
+        refuse_flags(name, "which is no table but a JSON of captions", **columns)
         return open_caption_file(path, split, None if images is None else Path(images))
     if images is not None:
         raise UserError(f"--images belongs to a JSON of captions; {name} holds its own images")
     if name.startswith("clip-benchmark/wds_") and not path.exists():
+        refuse_flags(name, "which is no table but shards", **columns)
         folder, commit = fetch_split(name, split, revision)
         return replace(open_captioned_shards(folder, split), name=path.name, revision=commit)
     if has_shards(path):
+        refuse_flags(name, "which is no table but shards", **columns)
         return open_captioned_shards(path, split)
     if not path.exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise UserError(f"--dataset {name} does not exist; give a folder, a JSON of captions or a hub id, OWNER/NAME")
