@@ -32,6 +32,11 @@ def score(scored: ScoredModel, data: tuple[Split, Split], args: argparse.Namespa
     return evaluate(scored, train, test, seed=args.seed, batch_size=args.batch_size, progress=args.progress)
 
 
+def columns(rows: Results) -> list[str]:
+    """Accuracy and recall, of every label column."""
+    return [name for name in rows[0]["metrics"] if name.startswith("lp_")]
+
+
 TASK = Task(
     name="linear-probe",
     description="Logistic regression (L-BFGS, on the model's device) on the image embeddings of every stage, every "
@@ -43,11 +48,11 @@ TASK = Task(
         "--output runs/demo-probe.json",
     ),
     place="--dataset",
-    headline=("lp_acc1", "lp_mean_per_class_recall"),
+    headline=lambda rows: [name for name in columns(rows) if "/" not in name],
     add_arguments=add_arguments,
     open=open_data,
     score=score,
-    columns=lambda rows: [name for name in rows[0]["metrics"] if name.startswith("lp_")],
+    columns=columns,
 )
 main = main_of(TASK)
 

@@ -122,7 +122,7 @@ def summary(planned: Sequence[Planned], outcomes: dict[str, Outcome], markdown: 
         if outcome.error:
             lines.append([each.name, "failed", *["-"] * len(models), "-"])
             continue
-        for metric in each.task.headline:
+        for metric in each.task.headline(outcome.results):
             values = [percent(row["metrics"].get(metric)) for row in outcome.results]
             lines.append([each.name, metric, *values, interval(outcome.results[-1]["intervals"].get(metric))])
     told = [f"{each.name} failed: {outcomes[each.name].error}" for each in planned if outcomes[each.name].error]

@@ -74,7 +74,7 @@ TASK = Task(
         "runs/demo-mmvp.json --csv runs/demo-pairs.csv",
     ),
     place="--data",
-    headline=("pair_accuracy",),
+    headline=lambda rows: ["pair_accuracy"],
     add_arguments=add_arguments,
     open=open_data,
     score=score,

@@ -59,7 +59,7 @@ TASK = Task(
         "runs/demo-data/mmvp --limit 40 --output runs/demo-retrieval.json",
     ),
     place="--dataset",
-    headline=("image_retrieval_recall@1", "text_retrieval_recall@1"),
+    headline=lambda rows: ["image_retrieval_recall@1", "text_retrieval_recall@1"],
     add_arguments=add_arguments,
     open=open_data,
     score=score,

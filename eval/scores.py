@@ -72,15 +72,19 @@ def write_clip_benchmark(directory: str | Path, results: Sequence[dict[str, Any]
 
 
 def table(results: Sequence[dict[str, Any]], metrics: Sequence[str], markdown: bool = False) -> str:
-    """A table in percent, a line a row, for the terminal or as markdown; the first metric with its interval."""
-    first = metrics[0]
-    header = ["model", first, "95 % interval", *(name.rpartition("/")[2] for name in metrics[1:])]
+    """A table in percent, a line a row, for the terminal or as markdown; the first metric with its interval.
+
+    Of METRIC/OF the header says OF, where that names one column only.
+    """
+    first, others = metrics[0], list(metrics[1:])
+    short = [name.rpartition("/")[2] for name in others]
+    header = ["model", first, "95 % interval", *(short if len(set(short)) == len(short) else others)]
     lines = [
         [
             each["model"],
             percent(each["metrics"].get(first)),
             interval(each["intervals"].get(first)),
-            *(percent(each["metrics"].get(name)) for name in metrics[1:]),
+            *(percent(each["metrics"].get(name)) for name in others),
         ]
         for each in results
     ]

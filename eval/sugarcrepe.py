@@ -49,7 +49,7 @@ TASK = Task(
         "--categories replace_att --limit 40 --output runs/demo-sugarcrepe.json",
     ),
     place="--data",
-    headline=("accuracy",),
+    headline=lambda rows: ["accuracy"],
     add_arguments=add_arguments,
     open=open_data,
     score=score,

@@ -14,8 +14,8 @@ Results = list[dict[str, Any]]
 class Task:
     """A scorer by its parts; mcl-NAME is its command.
 
-    place: the flag that says where the data are. headline: the metrics that mcl-eval's table shows; `columns` are those
-    of the command's own, of results. `open` reads the data that the flags of `add_arguments` name, `score` scores them;
+    place: the flag that says where the data are. headline: of results the metrics in mcl-eval's table, `columns` those
+    in the command's own. `open` reads the data that the flags of `add_arguments` name, `score` scores them;
     both raise `UserError`, and find `batch_size`, `limit`, `rank`, `world_size` and `progress` among the arguments.
     shares_images: whether several ranks score it together; else the first does alone. `also_write` writes, on the first
     rank, what flags ask for beside the scores file.
@@ -25,7 +25,7 @@ class Task:
     description: str
     examples: tuple[str, str]
     place: str
-    headline: tuple[str, ...]
+    headline: Callable[[Results], list[str]]
     add_arguments: Callable[[argparse.ArgumentParser], None]
     open: Callable[[argparse.Namespace], Any]
     score: Callable[[ScoredModel, Any, argparse.Namespace], Results]

@@ -46,7 +46,7 @@ TASK = Task(
         "runs/demo-data/mmvp --limit 40 --output runs/demo-winoground.json",
     ),
     place="--data",
-    headline=("group_score", "text_score", "image_score"),
+    headline=lambda rows: ["group_score", "text_score", "image_score"],
     add_arguments=add_arguments,
     open=open_data,
     score=score,

@@ -9,6 +9,7 @@ from PIL import Image
 
 from eval.knn import evaluate, main
 from eval.linear_probe import main as probe
+from eval.main import main as evaluate_suite
 from eval.models import ScoredModel
 from eval.scores import read_scores
 from eval.tasks.knn import predict
@@ -74,7 +75,8 @@ def stages(tmp_path_factory):
 def test_several_label_columns_are_scored_on_one_embedding(table, stages, tmp_path, command, metric, capsys):
     flags = ["--model", stages, "--dataset", str(table), "--device", "cpu"]
     assert command([*flags, "--label-column", "light,red", "--output", str(tmp_path / "both.json")]) == 0
-    assert f"{metric}/red".rpartition("/")[2] in capsys.readouterr().out
+    header = capsys.readouterr().out.splitlines()[0]
+    assert f"{metric}/red" in header.split() and len(set(header.split())) == len(header.split())
     both = read_scores(tmp_path / "both.json")
     assert [row["model"] for row in both] == ["stage_0", "stage_1", "fused"]
     alone = {}
@@ -90,6 +92,24 @@ def test_several_label_columns_are_scored_on_one_embedding(table, stages, tmp_pa
         low, high = row["intervals"][metric]
         assert low <= mean <= high
     assert all(row["metrics"][f"{metric}/light"] > 0.9 for row in both)
+
+
+def test_mcl_evals_table_shows_the_neighbours_and_means_that_there_are(table, stages, tmp_path, capsys):
+    (tmp_path / "suite.yaml").write_text(
+        f"tasks: [{{knn: {table}, name: five, neighbours: 5, label-column: red}},"
+        f" {{knn: {table}, name: two, neighbours: [1, 5], label-column: 'light,red'}},"
+        f" {{linear-probe: {table}, name: probe, label-column: 'light,red'}}]"
+    )
+    suite = ["--suite", str(tmp_path / "suite.yaml"), "--output", str(tmp_path / "out")]
+    assert evaluate_suite(["--model", stages, "--device", "cpu", *suite]) == 0
+    lines = [line.split()[:3] for line in capsys.readouterr().out.splitlines()[1:]]
+    assert [line[:2] for line in lines] == [
+        ["five", "knn5_acc1"],
+        ["two", "knn1_acc1"],
+        ["two", "knn5_acc1"],
+        ["probe", "lp_acc1"],
+    ]
+    assert all(line[2] != "-" for line in lines)
 
 
 def test_lightlys_classifiers_run_on_the_fused_module(table, stages):
