@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         nargs="+",
         metavar="TASK",
         help="NAME:PLACE[:KEY=VALUE]..., several by comma or space; PLACE is the data set or folder, keys are flags of "
-        "mcl-NAME and `name`, of the scores file: zero-shot:imagenet:split=val:name=imagenet",
+        "mcl-NAME and `name`, of the scores file: zero-shot:imagenet:split=val:name=imagenet; lists need --suite",
     )
     asked.add_argument("--suite", help="YAML file with a list `tasks` of such words, or of {NAME: PLACE, KEY: VALUE}")
     parser.add_argument("--output", required=True, type=Path, help="directory of the scores, one file a task")
@@ -78,7 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if each.name not in outcomes:
             outcomes[each.name] = attempt(scored, each, argparse.Namespace(**vars(args) | {"world_size": 1}))
     errors = {each.name: error for each in planned if (error := outcomes[each.name].error)}
-    write_suite(args.output / SUITE, entries, args.model, errors)
+    size = args.batch_size if args.batch_size != parser.get_default("batch_size") else None
+    asked_for = suite.with_options(entries, limit=args.limit, batch_size=size)
+    write_suite(args.output / SUITE, asked_for, args.model, errors)
     print(summary(planned, outcomes, args.markdown))
     return 2 if errors else 0
 

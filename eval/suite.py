@@ -3,7 +3,8 @@
 import argparse
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -32,7 +33,7 @@ class Entry:
     def name(self) -> str:
         """Of the scores file: `name`, or what is scored: zero_shot_imagenet."""
         kind = self.task.replace("-", "_")
-        stem = Path(self.place).name.removesuffix(".json") if self.place else ""
+        stem = re.sub(r"\.(jsonl?|parquet)$", "", Path(self.place).name) if self.place else ""
         default = stem if stem.lower().startswith(kind) else "_".join(filter(None, (kind, stem)))
         return str(self.options.get("name", default))
 
@@ -52,7 +53,11 @@ class Planned:
 
 def from_words(words: Sequence[str]) -> list[Entry]:
     """Of TASK[:PLACE][:KEY=VALUE]..., several by comma."""
-    return [_entry(text) for word in words for text in word.split(",") if text]
+    parted = [word.split(",") for word in words]
+    for before, text in (pair for texts in parted for pair in pairwise(texts)):
+        if text and "=" in before and text.partition(":")[0] not in TASKS:
+            raise UserError(f"a comma parts tasks, and {text!r} after {before!r} is none; lists need a --suite file")
+    return [_entry(text) for texts in parted for text in texts if text]
 
 
 def from_file(path: str) -> list[Entry]:
@@ -75,6 +80,12 @@ def plan(entries: Sequence[Entry], **defaults: Any) -> list[Planned]:
     if bad := [name for name in names if not re.fullmatch(r"[\w.+-]+", name) or name.startswith(".")]:
         raise UserError(f"the task name {bad[0]!r} makes no file name; give it another (TASK:PLACE:name=...)")
     return [Planned(entry.name, TASKS[entry.task], _arguments(entry, defaults)) for entry in entries]
+
+
+def with_options(entries: Sequence[Entry], **options: Any) -> list[Entry]:
+    """The entries with those of the options that are not None, where they do not say otherwise themselves."""
+    given = {key.replace("_", "-"): value for key, value in options.items() if value is not None}
+    return [replace(entry, options=given | entry.options) for entry in entries]
 
 
 def _entry(text: str) -> Entry:

@@ -13,7 +13,7 @@ from eval.all_ranks import on_all_ranks
 from eval.data.classification import open_set
 from eval.data.limit import some, some_images, spread
 from eval.report import write_report
-from eval.suite import from_file, from_words, plan
+from eval.suite import Entry, from_file, from_words, plan
 from mcl_clip.errors import UserError
 from mcl_clip.models.stage_model import save_stage_model
 from tests.distributed import run_ranks
@@ -54,6 +54,8 @@ def test_words_and_mappings_are_the_same_suite(tmp_path) -> None:
         "mmvp",
         "sugarcrepe",
     ]
+    kinds = [Entry("winoground", f"a/examples{end}").name for end in (".json", ".jsonl", ".parquet", ".v1")]
+    assert kinds == ["winoground_examples"] * 3 + ["winoground_examples.v1"]
     assert [each.name for each in planned[0]] == ["mmvp_pairs", "zero_shot_b", "probe"]
     assert pairs.args.prompt == "" and pairs.args.data == "sets/pairs" and pairs.args.batch_size == 3
     assert classes.args.split == "val" and classes.args.confusion and not pairs.task.shares_images
@@ -68,6 +70,8 @@ def test_words_and_mappings_are_the_same_suite(tmp_path) -> None:
         (["mmvp:a:colour=red"], "unrecognized arguments: --colour red"),
         (["mmvp:x/a", "mmvp:y/a"], "two tasks are called mmvp_a"),
         (["mmvp:a:name=../b"], "makes no file name"),
+        (["knn:d:label-column=a,b"], "'b' after 'knn:d:label-column=a' is none; lists need a --suite file"),
+        (["mmvp:a:prompt=x", "mnist"], "there is no task 'mnist'"),
         (["zero-shot:a:model=other"], "unrecognized arguments: --model other"),
     ],
 )
@@ -130,11 +134,13 @@ def test_an_error_of_no_users_loses_none_either(place, monkeypatch, capsys) -> N
         raise RuntimeError("no such kernel")
 
     monkeypatch.setattr(zero_shot, "evaluate", broken)
-    words = ["--tasks", "zero-shot:animals", "mmvp:pairs", "--limit", "2", "--output", "broken"]
+    words = ["--tasks", "zero-shot:animals", "mmvp:pairs", "--limit", "2", "--batch-size", "3", "--output", "broken"]
     assert command.main(["--model", "s0", "--device", "cpu", *words]) == 2
     out, error = capsys.readouterr()
     assert "Traceback" in error and "zero_shot_animals failed: RuntimeError: no such kernel" in out
     [row] = json.loads((place / "broken/mmvp_pairs.json").read_text())
+    again = [vars(each.args) for each in plan(from_file("broken/suite.yaml"))]
+    assert [(each["limit"], each["batch_size"]) for each in again] == [(2, 3), (2, 3)]
     assert row["limit"] == 2 == row["metrics"]["n_pairs"] and not (place / "broken/zero_shot_animals.json").exists()
 
 
