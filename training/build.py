@@ -25,6 +25,7 @@ from mcl_clip.models.weights import read_weights
 from mcl_clip.openclip.configs import get_model_config, parse_model_name
 from mcl_clip.openclip.downloads import download_pretrained_from_hf
 from mcl_clip.openclip.models import CLIP, CustomTextCLIP, create_model, text_beside, weights_read_by
+from mcl_clip.openclip.tokenizers import get_tokenizer
 from mcl_clip.seeds import words
 from training.ranks import Ranks
 from training.recipe import ModelRecipe, OptimizationRecipe, StageRecipe
@@ -82,9 +83,7 @@ def build_base(recipe: ModelRecipe, precision: str, seed: int, device: torch.dev
             **_sigmoid_start(recipe),
             **text_beside(recipe.model),
         )
-        tokenizer = open_clip.get_tokenizer(
-            recipe.model, cache_dir=recipe.cache_dir, context_length=recipe.force_context_length
-        )
+        tokenizer = get_tokenizer(recipe.model, cache_dir=recipe.cache_dir, context_length=recipe.force_context_length)
     if is_file:
         check_configuration(recipe.pretrained, model, model_cfg)
     return BuiltModel(model, model_cfg, dict(model.visual.preprocess_cfg), tokenizer)
@@ -114,7 +113,7 @@ def build_from_stage(
             output_dict=True,
             load_weights=scratch_seed is None,
         )
-        tokenizer = open_clip.get_tokenizer(f"local-dir:{directory}")
+        tokenizer = get_tokenizer(f"local-dir:{directory}")
     return BuiltModel(model, config["model_cfg"], config["preprocess_cfg"], tokenizer)
 
 

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import torch
 
 from mcl_clip.errors import UserError
 from mcl_clip.models.image_model import is_image_model
 from mcl_clip.models.image_stage import build_image_model, is_image_stage, placed
 from mcl_clip.openclip.models import create_model
+from mcl_clip.openclip.tokenizers import get_tokenizer
 
 
 def open_tokenizer(folder: Path) -> Any:
@@ -21,7 +21,9 @@ def open_tokenizer(folder: Path) -> Any:
     if is_image_stage(folder):
         return None
     try:
-        return open_clip.get_tokenizer(f"local-dir:{folder}")
+        return get_tokenizer(f"local-dir:{folder}")
+    except UserError:
+        raise
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{folder} has no tokenizer that open_clip can load ({reason}); copy it again") from None

@@ -8,7 +8,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import open_clip
 import torch
 
 from mcl_clip.artifacts import write_json
@@ -23,6 +22,7 @@ from mcl_clip.models.weights import read_weights
 from mcl_clip.openclip.configs import get_model_config, list_models
 from mcl_clip.openclip.downloads import get_pretrained_cfg, list_pretrained_tags_by_model
 from mcl_clip.openclip.models import create_model, weights_read_by
+from mcl_clip.openclip.tokenizers import get_tokenizer
 
 
 def open_stage(
@@ -85,7 +85,7 @@ def _stage_of_checkpoint(path: Path, config: dict[str, Any], device: str | torch
         name = f"local-dir:{folder}"
         model = create_model(name, precision=precision, device=device, load_weights=False, pretrained_text=False)
         model.load_state_dict(state)
-        tokenizer = open_clip.get_tokenizer(name)
+        tokenizer = get_tokenizer(name)
     return Stage(model.eval(), config, tokenizer, str(path))
 
 
@@ -120,7 +120,7 @@ def _create(
             require_pretrained=True,
             weights_only=True,
         )
-        tokenizer = open_clip.get_tokenizer(name)
+        tokenizer = get_tokenizer(name)
         model_cfg = get_model_config(name)
     if pretrained is not None and is_file:
         check_configuration(pretrained, model, model_cfg)

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -23,7 +22,7 @@ from mcl_clip.models.image_stage import (
     save_image_stage,
 )
 from mcl_clip.openclip.models import TEXT_FOLDER, create_model
-from mcl_clip.openclip.tokenizers import HFTokenizer
+from mcl_clip.openclip.tokenizers import HFTokenizer, get_tokenizer
 from mcl_clip.openclip.towers import QuickGELU
 from mcl_clip.openclip.transforms import PreprocessCfg, image_transform_v2
 
@@ -79,7 +78,7 @@ def load_stage_model(
     try:
         with torch.random.fork_rng(devices=[]):
             model = create_model(f"local-dir:{directory}", precision=precision, device=device)
-        tokenizer = open_clip.get_tokenizer(f"local-dir:{directory}")
+        tokenizer = get_tokenizer(f"local-dir:{directory}")
     except (SafetensorError, EOFError) as error:
         raise UserError(f"{weights} is truncated or no safetensors file ({error}); write it again") from None
     except (RuntimeError, ValueError, KeyError, TypeError, OSError) as error:
