@@ -19,6 +19,7 @@ from demo.features import COUNTS, FEATURES, NAMES
 from demo.render import SIDE, render
 from mcl_clip import seeds
 from mcl_clip.artifacts import atomic_directory, atomic_path, read_json, write_json
+from mcl_clip.errors import UserError
 
 FORMAT = 3
 TRAIN, PAIRS, ZERO_SHOT = range(3)
@@ -41,15 +42,20 @@ TINY = Size(images=768, shard=256, pairs=8, zero_shot=24)
 def generate(directory: Path, size: Size = DEFAULT, seed: int = 0, progress: bool = False) -> Path:
     """Write `train/*.tar`, `mmvp/` and `zero_shot/{feature}/` below `directory`, or reuse what stands there.
 
+    Raises `UserError` for finished data of another seed or size.
+
     train: shards as img2dataset writes them, the feature values in each `.json`. mmvp: pairs that differ in one
     feature, in MMVP-VLM's layout. captions: the same images for retrieval, SugarCrepe and Winoground. zero_shot: a
     folder per class and a template file, as `datasets` reads an image folder.
     """
     wanted = {"format": FORMAT, "seed": seed, **asdict(size)}
     manifest = directory / "data.json"
-    if manifest.exists() and read_json(manifest) == wanted:
+    if manifest.exists():
+        if read_json(manifest) != wanted:
+            raise UserError(
+                f"{directory} holds data of another seed, size or version; give another --output, or delete it"
+            )
         return directory
-    manifest.unlink(missing_ok=True)
     shutil.rmtree(directory / "train", ignore_errors=True)
     starts = range(0, size.images, size.shard)
     for shard, start in enumerate(tqdm(starts, "training shards", disable=not progress)):

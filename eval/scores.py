@@ -48,7 +48,7 @@ def write_scores(path: str | Path, results: Sequence[dict[str, Any]]) -> None:
 
 def read_scores(path: str | Path) -> list[dict[str, Any]]:
     """Results of a scores file; `UserError` when it is something else."""
-    results = read_json(path)
+    results = read_json(path, "give a file that a scorer wrote")
     needed = {"model", "task", "dataset", "metrics", "intervals"}
     if not isinstance(results, list) or not all(isinstance(each, dict) and needed <= set(each) for each in results):
         raise UserError(f"{path} is no scores file of this version; delete it and score the model again")

@@ -65,14 +65,14 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def read_json(path: str | os.PathLike) -> Any:
-    """Read JSON; `UserError` when the file is absent or not JSON."""
+def read_json(path: str | os.PathLike, mend: str = "delete it and run the command again") -> Any:
+    """Read JSON; `UserError` when the file is absent or not JSON, with what to `mend`: the default is for our own."""
     try:
-        return json.loads(Path(path).read_text())
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}); delete it and run the command again") from None
+        raise UserError(f"{path} is not valid JSON ({error}); {mend}") from None
 
 
 def sha256_file(path: str | os.PathLike) -> str:

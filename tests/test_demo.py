@@ -26,6 +26,7 @@ from eval.data.sugarcrepe import open_category
 from eval.data.winoground import open_examples
 from eval.main import main as eval_main
 from eval.report import main as report_main
+from mcl_clip.errors import UserError
 from mcl_clip.shards.manifest import Manifest
 from training.cluster import main as cluster_main
 from training.export_hf import main as export_main
@@ -54,6 +55,9 @@ def test_an_unfinished_data_set_is_made_again(tmp_path) -> None:
     (directory / "data.json").unlink()
     (directory / "train" / "00001.tar").write_bytes(b"cut")
     assert digests(generate(directory, SMALL, 0)) == whole
+    with pytest.raises(UserError, match="another seed, size or version; give another --output"):
+        generate(directory, SMALL, 1)
+    assert digests(directory) == whole
 
 
 def test_shards_are_as_img2dataset_writes_them(tmp_path) -> None:

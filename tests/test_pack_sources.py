@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import datasets
+import fsspec
 import pandas
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -104,7 +105,7 @@ def test_json_lines(tmp_path):
     assert [row.image for row in found] == [str(tmp_path / "a.jpg"), image, None, None, None, image]
     assert [row.captions for row in found] == [["one", "two"], ["half ?"], [], [], [], []]
     assert [row.listed for row in found] == [True, False, False, False, False, False]
-    assert [row.fault for row in found[2:5]] == ["the line is not a JSON object"] * 3
+    assert [row.fault for row in found[2:5]] == ["the line is not a JSON object, in UTF-8"] * 3
 
 
 def test_base64_is_told_from_paths():
@@ -259,8 +260,6 @@ def test_a_stream(tmp_path):
 
 
 def test_images_of_a_stream_behind_urls_are_fetched(tmp_path):
-    import fsspec
-
     image = image_bytes(5)
     fsspec.filesystem("memory").pipe("/pack/a.jpg", image)
     cells = [{"path": "memory://pack/a.jpg", "bytes": None}, {"path": "memory://pack/gone.jpg", "bytes": None}]
@@ -269,6 +268,37 @@ def test_images_of_a_stream_behind_urls_are_fetched(tmp_path):
     source = hf_datasets.stream_rows(data, {"name": "s", "split": "train"}, ["image", "text"], None, None)
     found = rows_of(source, tmp_path / "work")
     assert found[0].image == image and found[1].image == "memory://pack/gone.jpg"
+
+
+def test_a_stream_reads_no_file_of_this_machine_and_no_more_than_an_image(tmp_path, monkeypatch):
+    (tmp_path / "secret").write_text("secret")
+    for path in (f"file://{tmp_path}/secret", f"FILE://{tmp_path}/secret", f"zip://a.jpg::{tmp_path}/secret"):
+        assert hf_datasets._fetched({"path": path, "bytes": None}) == {"path": path, "bytes": None}
+    fsspec.filesystem("memory").pipe("/pack/large.jpg", bytes(100))
+    cell = {"path": "memory://pack/large.jpg", "bytes": None}
+    assert hf_datasets._fetched(cell)["bytes"] == bytes(100)
+    monkeypatch.setattr(hf_datasets, "MAX_BYTES", 99)
+    assert hf_datasets._fetched(cell) == cell
+
+
+def test_rows_that_are_not_utf_8_are_counted_and_other_tables_are_told(tmp_path):
+    table = tmp_path / "t.csv"
+    table.write_bytes("filepath\ttitle\tnote\na.jpg\tcafé\tx\nb.jpg\tplain\ty\n".encode("latin-1"))
+    found = rows_of(open_source(str(table), Wanted()), tmp_path / "work")
+    assert [row.fault for row in found] == ["the row is not UTF-8: save the file as UTF-8", None]
+    for content, reason in (
+        ("filepath\ttitle\na.jpg\tb\n".encode("utf-16"), "is UTF-16: save it as UTF-8"),
+        (b"x" * (1 << 18) + b"\n1\n", "no column 'filepath'"),
+        (b"filepath\ttitle\ra.jpg\tb\rb.jpg\tc\r", "lines that end in LF"),
+        (b"filepath\ttitle\ttitle\na.jpg\tb\tc\n", "has 2 columns 'title'"),
+    ):
+        table.write_bytes(content)
+        with pytest.raises(UserError, match=reason):
+            open_source(str(table), Wanted())
+    annotations = tmp_path / "coco.json"
+    annotations.write_text("{")
+    with pytest.raises(UserError, match=r"is not valid JSON .* give COCO captions, whole"):
+        open_source(str(annotations), Wanted())
 
 
 def test_names_that_are_nothing(tmp_path, monkeypatch):

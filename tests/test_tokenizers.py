@@ -30,7 +30,7 @@ def test_code_beside_a_tokenizer_does_not_run(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="holds 'trust_remote_code'"):
         open_tokenizer(folder)
     monkeypatch.setattr(tokenizers, "download_pretrained_from_hf", lambda *_, **__: folder / "open_clip_config.json")
-    with pytest.raises(UserError, match="hf-hub:a/b: .*'trust_remote_code'"):
+    with pytest.raises(UserError, match=r"hf-hub:a/b: .*'trust_remote_code'"):
         get_tokenizer("hf-hub:a/b")
     assert not (tmp_path / "ran").exists()
 

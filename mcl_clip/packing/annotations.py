@@ -21,7 +21,7 @@ def open_annotations(
     and a `split`. Else a list of records with the columns `image` and `caption`, a text or a list of them. Images
     lie in `image_dir`, by default beside the file, or for COCO in ../train2017.
     """
-    content = read_json(path)
+    content = read_json(path, "give COCO captions, whole")
     try:
         entries = _entries(path, content, split, image, caption)
     except (AttributeError, KeyError, TypeError) as error:

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from mcl_clip.errors import UserError
+from mcl_clip.packing.images import MAX_BYTES
 from mcl_clip.packing.rows import Columns, Row, Unit, choose_columns, cut
 
 BATCH = 64
+
+_LOCAL = ("file", "local")
 
 
 @dataclass(frozen=True)
@@ -134,16 +137,20 @@ def _undecoded(data: Any, columns: Columns) -> Any:
 
 
 def _fetched(cell: Any) -> Any:
-    """A cell whose image lies behind a URL, with its bytes."""
+    """A cell whose image lies behind a URL, with its bytes; what names a file of this machine so is left alone."""
     import fsspec
 
-    if not isinstance(cell, dict) or cell.get("bytes") or "://" not in str(cell.get("path")):
+    path = str(cell.get("path")) if isinstance(cell, dict) else ""
+    links = path.split("::")
+    local = "://" not in links[-1] or any(link.partition("://")[0].lower() in _LOCAL for link in links)
+    if local or cell.get("bytes"):
         return cell
     try:
-        with fsspec.open(cell["path"], "rb") as file:
-            return {**cell, "bytes": file.read()}
+        with fsspec.open(path, "rb") as file:
+            data = file.read(MAX_BYTES + 1)
     except Exception:  # the row is skipped, and counted
         return cell
+    return cell if len(data) > MAX_BYTES else {**cell, "bytes": data}
 
 
 def _said(error: Exception) -> str:

@@ -88,10 +88,11 @@ def choose_columns(
     names = list(names)
     chosen = []
     for flag, asked, known in (("img", image, IMAGE_COLUMNS), ("caption", caption, CAPTION_COLUMNS)):
-        found = [asked] if asked in names else [] if asked else [name for name in names if name.lower() in known]
+        found = [name for name in names if (name == asked if asked else name.lower() in known)]
         if len(found) != 1:
+            having = f"{len(found)} columns" if found else "no column" if asked else "0 columns"
             raise UserError(
-                f"{source} has {f'no column {asked!r}' if asked else f'{len(found)} columns that may hold it'}: its "
+                f"{source} has {having} {repr(asked) if asked else 'that may hold it'}: its "
                 f"columns are {', '.join(map(repr, names[:20]))}; name one with --csv-{flag}-key"
             )
         chosen.append(found[0])

@@ -1,5 +1,6 @@
 """CSV, TSV and JSON lines: text of which a run of rows is found by its first byte."""
 
+import codecs
 import csv
 import json
 import os
@@ -16,7 +17,9 @@ MAX_LINE = 1 << 26  # bytes; an image in base64 fits
 
 
 class _Lines:
-    """Lines of text from a byte offset on; `offset` is where the next one starts."""
+    """Lines of text from a byte offset on; `offset` is where the next one starts. Bytes that are not UTF-8 are kept
+    as surrogates, for `_is_text` to see.
+    """
 
     def __init__(self, file: BinaryIO, offset: int):
         file.seek(offset)
@@ -24,7 +27,7 @@ class _Lines:
 
     def __iter__(self) -> Iterator[str]:
         while line := self.file.readline(MAX_LINE):
-            text = line.decode("utf-8-sig" if self.offset == 0 else "utf-8", "replace")
+            text = line.decode("utf-8-sig" if self.offset == 0 else "utf-8", "surrogateescape")
             self.offset += len(line)
             yield text
 
@@ -55,6 +58,8 @@ class DelimitedRows:
             for values in islice(self._parse(_Lines(file, unit.at[0])), unit.rows):
                 if len(values) < len(self.names):
                     yield Row(None, [], fault="the row has fewer columns than the header")
+                elif not _is_text("".join(values)):
+                    yield Row(None, [], fault="the row is not UTF-8: save the file as UTF-8")
                 else:
                     yield self.columns.row(dict(zip(self.names, values, strict=False)))
 
@@ -88,14 +93,35 @@ def open_delimited(
     identity = {"kind": "csv", "file": file_identity(path), "separator": separator, "columns": [image, caption]}
     with open(path, "rb") as file:
         header = next(iter(_Lines(file, 0)), "")
-    names = next(csv.reader([header], delimiter=separator), [])
+    names = _fields(path, header, separator)
     if image not in names or caption not in names:
         for other in ",\t;|":
-            found = next(csv.reader([header], delimiter=other), [])
+            found = _fields(path, header, other)
             if image in found and caption in found:
                 raise UserError(f"{path} separates its columns by {other!r}: add --csv-separator {_shell(other)}")
     columns = choose_columns(path, names, base, image, caption)
     return DelimitedRows(path, separator, names, columns, identity)
+
+
+def _is_text(line: str) -> bool:
+    try:
+        line.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _fields(path: Path, line: str, separator: str) -> list[str]:
+    if line.encode("utf-8", "surrogateescape")[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        raise UserError(f"{path} is UTF-16: save it as UTF-8")
+    csv.field_size_limit(MAX_LINE)
+    try:
+        return next(csv.reader([line], delimiter=separator), [])
+    except csv.Error as error:
+        raise UserError(
+            f"{path} has no header that can be read ({error}): save it as UTF-8, with the names of its columns in the "
+            "first line and lines that end in LF"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -118,7 +144,7 @@ class JsonLines:
             if isinstance(record, dict):
                 yield self.columns.row(record)
             else:
-                yield Row(None, [], fault="the line is not a JSON object")
+                yield Row(None, [], fault="the line is not a JSON object, in UTF-8")
 
 
 def open_json_lines(path: Path, image: str | None, caption: str | None, base: str | os.PathLike) -> JsonLines:
@@ -135,7 +161,7 @@ def json_records(path: Path, unit: Unit) -> Iterator[Any]:
     with open(path, "rb") as file:
         for line in islice(filter(str.strip, _Lines(file, unit.at[0])), unit.rows):
             try:
-                yield json.loads(line)
+                yield json.loads(line) if _is_text(line) else None
             except (ValueError, RecursionError):
                 yield None
 

@@ -163,9 +163,10 @@ def _commit(
     _list_broken(directory / "broken.jsonl", broken)
     if broken and not (skip_broken and len(broken) < len(paths)):
         shown = "; ".join(list(broken.values())[:SHOWN])
+        skip = ", or leave them out with --mcl-skip-broken" if len(broken) < len(paths) else ""
         raise UserError(
             f"{len(broken)} of {len(paths)} tars cannot be indexed, all of them listed in {directory}/broken.jsonl: "
-            f"{shown}; mend them, or leave them out with --mcl-skip-broken"
+            f"{shown}; mend them{skip}"
         )
     names = ("samples", "apart", "failed", "bytes", "rows_sha256")
     columns = {name: [fact[name] for fact in facts] for name in names}
