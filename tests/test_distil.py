@@ -100,21 +100,6 @@ def test_ranks_and_accumulation_do_not_change_the_losses_and_a_killed_job_ends_w
     assert weights(tmp_path / "killed") == weights(tmp_path / "one")
 
 
-def test_the_teacher_is_the_one_that_was_named(taught, tmp_path, monkeypatch, capsys):
-    asked = []
-    monkeypatch.setattr(distil, "train", lambda flags: asked.append(flags) or 0)
-    run, out = taught / "runs/run", ("--output", str(tmp_path / "student"))
-    subset = shutil.copytree(run / "fused", run / "fused-1")
-    for named, teacher in ((run, run / "fused"), (run / "fused", run / "fused"), (subset, subset)):
-        assert distil.main([str(named), *out, "--train-data", f"{taught}/tars"]) == 0
-        assert f"--distill-model={teacher}" in asked[-1] or asked[-1][:2] == ["--distill-model", str(teacher)]
-    shutil.rmtree(subset)
-    for named in (run / "stage_1", run / "typo"):
-        with pytest.raises(SystemExit, match="2"):
-            distil.main([str(named), *out])
-        assert "neither a run" in capsys.readouterr().err
-
-
 def test_a_fused_model_without_its_run_teaches_by_ordinary_batches(taught, tmp_path, capsys):
     shutil.copytree(taught / "runs/run/fused", tmp_path / "fused")
     out = ("--output", str(tmp_path / "student"))

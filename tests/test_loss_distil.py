@@ -61,11 +61,8 @@ def test_a_teacher_gets_no_gradient_and_a_student_like_it_is_left_alone():
 
 def test_weight_zero_needs_no_contrastive_loss_and_a_sigmoid_one_gets_its_bias():
     student, teacher = taught(8, 4, 5)
-    bias = torch.tensor(-3.0, dtype=torch.float64, requires_grad=True)
     alone = MCLDistillLoss(None, 0.0)(*student, *teacher)
-    # DistributedDataParallel waits for every parameter's gradient, those that the loss has no use for too.
-    idle = MCLDistillLoss(None, 0.0)(*student, *teacher, logit_bias=bias)
-    assert idle == alone and torch.autograd.grad(idle, bias)[0] == 0
+    bias = torch.tensor(-3.0, dtype=torch.float64, requires_grad=True)
     both = MCLDistillLoss(MCLSigLipLoss(), 2.0)(*student, *teacher, logit_bias=bias)
     torch.testing.assert_close(both, alone + 2 * MCLSigLipLoss()(*student, logit_bias=bias))
 

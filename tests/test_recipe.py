@@ -173,10 +173,6 @@ def test_stage_0_is_kept_when_weights_and_stages_are_asked_for():
             ["--mcl-ordinary", "0.5", "--mcl-stages", "1", "--mcl-leftovers", "drop"],
             "--mcl-ordinary needs --mcl-leftovers pack",
         ),
-        (
-            ["--mcl-ordinary", "0.5", "--mcl-stages", "1", "--mcl-objective", "moco", "--model", "timm/resnet18"],
-            "--mcl-ordinary needs segments of the same pseudo-labels in every epoch",
-        ),
         (["--train-data", ""], "--train-data"),
         (["--image-mean", "0.1", "0.2"], "--image-mean takes three values"),
         (["--aug-cfg", "colour=1"], "--aug-cfg colour is not known"),

@@ -29,8 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, flags = _parser().parse_known_args(sys.argv[1:] if arguments is None else list(arguments))
     flags = [flag for flag in flags if flag != "--"]
     teacher, output = Path(options.teacher), Path(options.output)
-    own = RunDirectory(teacher.parent).fused  # the one model below a run that stands for the run
-    run = teacher.parent if teacher == own and not (teacher / RECIPE).is_file() else teacher
+    run = teacher if (teacher / RECIPE).is_file() else teacher.parent
     if (run / RECIPE).is_file():
         plain = yaml.safe_load((run / RECIPE).read_text())
         if not is_fused(run / "fused"):

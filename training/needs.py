@@ -48,11 +48,6 @@ NEEDS: tuple[tuple[str, Callable[[Values], bool], str], ...] = (
         lambda values: not values["train_data_upsampling_factors"],
         "needs samples that are taken once: leave --train-data-upsampling-factors out",
     ),
-    (
-        "ordinary",
-        lambda values: values["objective"] != "moco",
-        "needs segments of the same pseudo-labels in every epoch, by which MoCo's queues are kept: leave it out",
-    ),
     ("momentum", lambda values: values["opt"].lower() != "adamw", "needs an optimizer of timm: --opt timm/NAME"),
     ("epochs_cooldown", _cools_down, "needs --lr-scheduler const-cooldown"),
     ("lr_cooldown_end", _cools_down, "needs --lr-scheduler const-cooldown"),

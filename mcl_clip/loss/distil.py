@@ -72,9 +72,6 @@ class MCLDistillLoss(nn.Module):
         if self.contrastive_weight:
             alone = self.contrastive(image_features, text_features, logit_scale, segments=segments, **own)
             losses["contrastive_loss"] = self.contrastive_weight * alone
-        else:
-            # Every parameter takes part in the loss: DistributedDataParallel waits for the gradient of each.
-            losses["distill_loss"] = loss + sum(0 * each.sum() for each in own.values() if _has_gradient(each))
         return losses if output_dict else torch.stack(list(losses.values())).sum()
 
     def _one_way(
@@ -105,10 +102,6 @@ class MCLDistillLoss(nn.Module):
             divisor=2 * len(anchors),
             **place,
         )
-
-
-def _has_gradient(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.requires_grad
 
 
 def _from_teacher(teacher: Pairs, pairs: Pairs) -> Tensor:
