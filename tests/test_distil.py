@@ -182,13 +182,26 @@ def test_buckets_of_other_data_are_refused(taught, tmp_path, capsys):
     assert "made from other data" in capsys.readouterr().err
 
 
+def test_ranks_do_not_wait_for_a_bias_that_only_an_unused_loss_reads(taught, tmp_path):
+    """The student's own loss is SigLIP's with weight 0, the default."""
+    flags = command(tmp_path, "--siglip", "--distill-model", f"{taught}/runs/run/fused", "--batch-size", "8")
+    assert run_job(flags, tmp_path / "log", 2) == [0, 0], (tmp_path / "log").read_text()
+    model = load_file(tmp_path / "runs/run/stage_0/model/open_clip_model.safetensors")
+    assert model["logit_bias"] == -10
+    assert len(losses(tmp_path / "runs/run")) == 16
+
+
 @pytest.mark.parametrize("objective", ["simclr", "moco"])
 def test_stages_of_images_alone_are_distilled_on_features(tmp_path, objective):
+    """On two ranks, with a weight and with none, which leaves the projection as it is."""
     weight = ("--mcl-distill-contrastive", "0.5") if objective == "simclr" else ()
-    assert main(image_command(tmp_path, objective, "--mcl-stages", "1", "--mcl-distill", *weight)) == 0
+    flags = image_command(tmp_path, objective, "--mcl-stages", "1", "--mcl-distill", *weight, "--batch-size", "8")
+    assert run_job(flags, tmp_path / "log", 2) == [0, 0], (tmp_path / "log").read_text()
     run = tmp_path / "runs/run"
     assert len(losses(run / "student")) > 10
     student = mcl_clip.load(run / "student/stage_0")[0]
     stage = mcl_clip.load(run / "stage_1")[0]
     assert student.visual.feature_dim == stage.visual.feature_dim
     assert not torch.equal(next(student.parameters()), next(stage.parameters()))
+    heads = (next(model.projection.parameters()) for model in (student, stage))
+    assert torch.equal(*heads) == (objective == "moco")

@@ -21,7 +21,8 @@ class MCLDistillLoss(nn.Module):
 
     The mean over anchors, of both sides, of -sum_j p_ij log q_ij over the anchor's segment, p the teacher's softmax
     and q the student's. contrastive: the student's own loss, which counts `contrastive_weight` times; with weight 0
-    it is not computed. Values and gradients of the ranks average to those of one process.
+    it is not computed, and what it alone reads (a `logit_bias`) must not require a gradient under DDP, which would wait
+    for one. Values and gradients of the ranks average to those of one process.
     """
 
     def __init__(

@@ -32,6 +32,8 @@ def taught(recipe: Recipe, built: BuiltModel, own: Learner, ranks: Ranks) -> Lea
         recipe.optimization.precision,
     )
     place: dict[str, Any] = {"rank": ranks.rank, "world_size": ranks.world_size}
+    if not settings.distill_contrastive:
+        _hold_still(built.model)
     if temperature is None:
         learner = own
         learner.loss = MCLDistillLoss(own.loss, settings.distill_contrastive, **place)
@@ -41,6 +43,13 @@ def taught(recipe: Recipe, built: BuiltModel, own: Learner, ranks: Ranks) -> Lea
     learner = Learner(_Views(built.model, scale), MCLDistillLoss(projections, settings.distill_contrastive, **place))  # type: ignore[arg-type]
     learner.targets = lambda views, _: teacher.of_views(views, scale)
     return learner
+
+
+def _hold_still(model: nn.Module) -> None:
+    """Train nothing that only the student's own loss reads: DDP waits for a gradient of all that is trained."""
+    for name in ("logit_bias", "projection"):
+        if (part := getattr(model, name, None)) is not None:
+            part.requires_grad_(False)
 
 
 class _Views(nn.Module):
