@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 import tarfile
+from pathlib import Path
 
 import open_clip
 import pytest
@@ -16,7 +17,9 @@ from tests.image_runs import image_command
 from tests.jobs import finish, run_job, start, wait_for
 from tests.tiny_runs import command, model_directory
 from training import distil
+from training.fuse import main as fuse
 from training.main import main
+from training.resolve import parse_recipe
 
 STAGES = ("--mcl-stages", "1", "--gather-with-grad", "--mcl-save-steps", "3")
 
@@ -116,6 +119,30 @@ def test_a_fused_model_without_its_run_teaches_by_ordinary_batches(taught, tmp_p
     with pytest.raises(SystemExit, match="2"):
         distil.main([str(taught / "tars"), *out])
     assert "neither a run" in capsys.readouterr().err
+
+
+def test_the_directory_that_is_named_is_the_teacher(taught, tmp_path, monkeypatch, capsys):
+    """Of a run its own fused model; beside that, what it is, with the run's data, buckets and flags."""
+    run = tmp_path / "run"
+    shutil.copytree(taught / "runs/run", run)
+    assert fuse([str(run / "stage_0"), "--output", str(run / "first")]) == 0
+    told = []
+    monkeypatch.setattr(distil, "train", lambda flags: told.append(flags) or 0)
+    for number, named in enumerate(("", "fused", "first")):
+        assert distil.main([str(run / named), "--output", str(tmp_path / f"student{number}")]) == 0
+    recipes = [vars(parse_recipe(flags)[0]) for flags in told]
+    assert [Path(each["distill_model"]).name for each in recipes] == ["fused", "fused", "first"]
+    start = tmp_path / "student2/start"
+    assert [each["model"] for each in recipes] == [f"local-dir:{run}/stage_1/model"] * 2 + [f"local-dir:{start}"]
+    assert {each["mcl_distill_buckets"] for each in recipes} == {str(run / "stage_1/buckets")}
+    assert {(each["train_data"], each["lr"]) for each in recipes} == {(str(run / "source"), 1e-3)}
+    ours, first = (load_file(each / "open_clip_model.safetensors") for each in (start, run / "stage_0/model"))
+    assert all(torch.equal(ours[name], first[name]) for name in first)
+    for named, why in (("stage_1", "neither a run"), ("fused", "no fused model yet")):
+        shutil.rmtree(run / "fused", ignore_errors=True)
+        with pytest.raises(SystemExit, match="2"):
+            distil.main([str(run / named), "--output", str(tmp_path / "refused")])
+        assert why in capsys.readouterr().err
 
 
 def test_a_teacher_of_another_width_and_normalisation_teaches(taught, tmp_path):

@@ -29,14 +29,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, flags = _parser().parse_known_args(sys.argv[1:] if arguments is None else list(arguments))
     flags = [flag for flag in flags if flag != "--"]
     teacher, output = Path(options.teacher), Path(options.output)
-    run = teacher if (teacher / RECIPE).is_file() else teacher.parent
-    if (run / RECIPE).is_file():
-        plain = yaml.safe_load((run / RECIPE).read_text())
-        if not is_fused(run / "fused"):
-            raise UserError(f"{run} has no fused model yet: train it to its end, then distill")
-        told = student_arguments(
-            plain, RunDirectory(run), output, options.train_data or "", student=options.student or ""
-        )
+    run = RunDirectory(teacher if (teacher / RECIPE).is_file() else teacher.parent)
+    is_whole = teacher in (run.root, run.fused)
+    if run.recipe.is_file() and (is_whole or is_fused(teacher)):
+        plain = yaml.safe_load(run.recipe.read_text())
+        if is_whole and not is_fused(run.fused):
+            raise UserError(f"{run.root} has no fused model yet: train it to its end, then distill")
+        student = options.student or (plain.get("distill") or {}).get("distill_student") or ""
+        first = None if is_whole or student else _last_stage(teacher, output)
+        fused = run.fused if is_whole else teacher
+        told = student_arguments(plain, run, output, options.train_data or "", student, fused, first)
     elif is_fused(teacher):
         if not options.train_data:
             raise UserError(f"--train-data is missing: {teacher} is no run, whose data were known")
@@ -74,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("teacher", metavar="RUN|FUSED", help="a run directory, or a directory of mcl-fuse")
+    add("teacher", metavar="RUN|FUSED", help="a run directory, or a fused model: inside a run with its data")
     add("--output", required=True, metavar="DIR", help="the student's run")
     add("--train-data", metavar="DATA", help="as of mcl-train (default: the run's)")
     add("--student", metavar="MODEL", help="--model of the student (default: the last stage, with its weights)")

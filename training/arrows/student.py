@@ -50,12 +50,19 @@ def taught_by(recipe: Recipe) -> dict[str, str]:
 
 
 def student_arguments(
-    plain: Mapping[str, Any], run: RunDirectory, output: Path, train_data: str = "", student: str = ""
+    plain: Mapping[str, Any],
+    run: RunDirectory,
+    output: Path,
+    train_data: str = "",
+    student: str = "",
+    teacher: Path | None = None,
+    first: Path | None = None,
 ) -> list[str]:
     """The command line of a student of a run: what its recipe says of training, with the settings of its last stage.
 
     plain: recipe.yaml. Without `train_data` it is the run's own. The buckets are the last stage's, where they stand.
-    student: a --model, which is trained whole, instead of the last stage.
+    student: a --model, which is trained whole, instead of the last stage. teacher: a fused model, by default the run's
+    own; first: the stage that the student starts from, by default the run's last.
     """
     last = max(plain["stages"])
     distill, source, buckets = plain.get("distill") or {}, run.source / "manifest.json", run.buckets(last)
@@ -74,9 +81,9 @@ def student_arguments(
         | {
             "seed": plain["seed"],
             "base": "train",
-            "model": student or f"local-dir:{run.model(last)}",
+            "model": student or f"local-dir:{first or run.model(last)}",
             "train_data": train_data or (str(run.source) if source.is_file() else plain["data"]["train_data"]),
-            "distill_model": str(run.fused),
+            "distill_model": str(teacher or run.fused),
             "logs": str(output.parent),
             "name": output.name,
         }
