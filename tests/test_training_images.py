@@ -145,6 +145,14 @@ def test_killed_anywhere_a_run_ends_with_the_same_bits(tmp_path, objective):
     assert not list(killed.rglob(".*.tmp"))
 
 
+def test_ordinary_negatives_are_mixed_into_segments_of_views(tmp_path):
+    flags = image_command(tmp_path, "simclr", "--mcl-stages", "1", "--mcl-ordinary", "1", "--epochs", "1")
+    assert main(flags) == 0
+    # All shards are ordinary, so a segment is a whole batch, though there are two clusters.
+    found = {(row["segments_mean"], row["negatives_mean"]) for row in metrics(tmp_path, 1)}
+    assert found == {(1.0, 15.0)} and len(losses(tmp_path, 1)) == len(losses(tmp_path, 0))
+
+
 def test_projections_are_clustered_and_fused_where_asked_for(tmp_path):
     flags = image_command(
         tmp_path, "simclr", "--mcl-stages", "1", "--epochs", "1", "--mcl-cluster-on", "projection",
@@ -174,6 +182,10 @@ def test_an_index_says_what_it_takes(tmp_path, capsys):
     [
         (["--mcl-objective", "simclr", "--siglip"], "--siglip has no effect with --mcl-objective simclr"),
         (["--mcl-objective", "moco", "--lock-text"], "--lock-text has no effect"),
+        (
+            ["--mcl-objective", "moco", "--mcl-stages", "1", "--mcl-ordinary", "0.5"],
+            "--mcl-ordinary needs pseudo-labels",
+        ),
         (["--mcl-objective", "moco", "--mcl-fusion", "fitted", "--val-data", "x"], "--val-data has no effect"),
         (["--mcl-objective", "simclr", "--mcl-cluster-on", "text"], "needs texts"),
         (["--mcl-objective", "simclr", "--mcl-queue", "9"], "--mcl-queue needs --mcl-objective moco"),

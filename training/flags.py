@@ -87,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--mcl-ordinary", type=float, default=0.0, metavar="SHARE",
         help="share of a further stage's bucket shards, others in every epoch, whose samples have negatives from all "
-        "pseudo-labels; 0.5 helped on real drawings (default 0)",
+        "pseudo-labels; 0.5 helped on real drawings; not with moco (default 0)",
     )  # fmt: skip
     add(
         "--mcl-lanes", type=int, default=None,

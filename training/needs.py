@@ -48,6 +48,12 @@ NEEDS: tuple[tuple[str, Callable[[Values], bool], str], ...] = (
         lambda values: not values["train_data_upsampling_factors"],
         "needs samples that are taken once: leave --train-data-upsampling-factors out",
     ),
+    (
+        "ordinary",
+        lambda values: values["objective"] != "moco",
+        "needs pseudo-labels of the same size in every epoch with --mcl-objective moco, which keeps a queue of each: "
+        "leave it out, or --mcl-objective simclr",
+    ),
     ("momentum", lambda values: values["opt"].lower() != "adamw", "needs an optimizer of timm: --opt timm/NAME"),
     ("epochs_cooldown", _cools_down, "needs --lr-scheduler const-cooldown"),
     ("lr_cooldown_end", _cools_down, "needs --lr-scheduler const-cooldown"),

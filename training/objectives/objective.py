@@ -65,4 +65,4 @@ class Objective(ABC):
 
     @abstractmethod
     def learner(self, built: BuiltModel, plan: Plan, ranks: Ranks) -> Learner:
-        """Model and loss of a stage; plan: of any epoch, whose pseudo-labels are those of all."""
+        """Model and loss of a stage; plan: of any epoch, whose pseudo-labels are those of all but for ordinary ones."""
