@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import torch
 from huggingface_hub import snapshot_download
 from PIL import Image
@@ -27,6 +26,7 @@ from mcl_clip.artifacts import atomic_directory
 from mcl_clip.fusion.files import load_fused, save_fused
 from mcl_clip.fusion.output import MCL_CONFIG_NAME, check_output
 from mcl_clip.fusion.stages import vocabulary
+from mcl_clip.openclip.tokenizers import get_tokenizer
 from mcl_clip.openclip.transforms import PreprocessCfg, image_transform_v2
 
 
@@ -162,7 +162,7 @@ class MCLTokenizer(PreTrainedTokenizer):
     def from_pretrained(cls, name: str | os.PathLike, *_: Any, **kwargs: Any) -> "MCLTokenizer":  # type: ignore[override]
         """Load from a directory or a hub repository."""
         directory = _directory(name, **kwargs)
-        return cls(open_clip.get_tokenizer(f"local-dir:{directory / 'stages' / '0'}"), directory)
+        return cls(get_tokenizer(f"local-dir:{directory / 'stages' / '0'}"), directory)
 
     def save_pretrained(self, save_directory: str | os.PathLike, *_: Any, **kwargs: Any) -> tuple[str, ...]:  # type: ignore[override]
         """Write the tokenizer, with the configurations and the code beside it, as they were loaded."""

@@ -14,8 +14,9 @@ from mcl_clip.openclip.downloads import download_pretrained_from_hf
 
 CONFIG_NAME = "open_clip_config.json"
 _KNOWN = {
-    *("clean", "language", "strip_sep_token", "additional_special_tokens", "reduction_mask"),
-    *("use_fast", "add_prefix_space", "do_lower_case", "model_max_length", "padding_side"),
+    *("clean", "language", "strip_sep_token", "additional_special_tokens", "reduction_mask", "src_lang", "tgt_lang"),
+    *("use_fast", "add_prefix_space", "do_lower_case", "model_max_length", "padding_side", "truncation_side", "legacy"),
+    *("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"),
 }
 
 
