@@ -15,6 +15,7 @@ from eval.data.images import THREADS
 from eval.models import ScoredModel
 from eval.scores import table, write_scores
 from eval.task import Task
+from mcl_clip.artifacts import check_place
 from mcl_clip.errors import UserError, exit_on_user_error
 from mcl_clip.help_text import with_examples
 from mcl_clip.launch import one_process
@@ -31,6 +32,7 @@ def main_of(task: Task) -> Callable[..., int]:
         add_pass_arguments(parser)
         add_output_arguments(parser)
         args = parser.parse_args(argv)
+        check_outputs(args)
         data = task.open(args)
         with joined(args, task.shares_images):
             rows = task.results(load_scored_model(args), data, args)
@@ -107,6 +109,19 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
     """--output, --markdown."""
     parser.add_argument("--output", help="write the scores as JSON, a list with an object a row of the model")
     parser.add_argument("--markdown", action="store_true", help="print the table as markdown")
+
+
+def check_outputs(args: argparse.Namespace) -> None:
+    """`UserError` where a flag of any task names a place that cannot be written, told before a model is loaded."""
+    if int(os.environ.get("RANK", "0")):  # the first rank writes, perhaps on a disk of its own
+        return
+    for name in ("output", "csv", "html"):
+        if place := getattr(args, name, None):
+            check_place(f"--{name}", place)
+    if place := getattr(args, "clip_benchmark_dir", None):
+        check_place("--clip-benchmark-dir", place, directory=True)
+    if not getattr(args, "no_cache", True) and not args.cache_dir.is_dir():  # what is in one may be all that is needed
+        check_place("--cache-dir", args.cache_dir, directory=True)
 
 
 def positive(text: str) -> int:

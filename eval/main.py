@@ -1,6 +1,7 @@
 """mcl-eval: many tasks, one load of the model, one table, a scores file a task."""
 
 import argparse
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -11,12 +12,12 @@ import yaml
 
 from eval import suite
 from eval.all_ranks import on_all_ranks
-from eval.command import add_model_arguments, add_pass_arguments, joined, load_scored_model, new_parser
+from eval.command import add_model_arguments, add_pass_arguments, check_outputs, joined, load_scored_model, new_parser
 from eval.models import ScoredModel
 from eval.scores import SUITE, interval, lay_out, percent, write_scores
 from eval.suite import Entry, Planned
 from eval.task import Results
-from mcl_clip.artifacts import atomic_path
+from mcl_clip.artifacts import atomic_path, check_place
 from mcl_clip.errors import UserError, exit_on_user_error, machine_error
 
 EXAMPLES = (
@@ -64,6 +65,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     entries = suite.from_file(args.suite) if args.suite else suite.from_words(args.tasks)
     planned = suite.plan(entries, batch_size=args.batch_size, limit=args.limit)
+    if int(os.environ.get("RANK", "0")) == 0:
+        check_place("--output", args.output, directory=True)
+    for each in planned:
+        check_outputs(each.args)
     shared = [each for each in planned if each.task.shares_images]
     outcomes: dict[str, Outcome] = {}
     with joined(args, True):

@@ -180,3 +180,27 @@ def test_a_limit_is_spread_evenly(tmp_path) -> None:
     few = some_images(data, 6)
     assert [sample.label for sample in few.share()] == [0, 1, 2, 3, 4, 5] and few.size == 6
     assert [sample.label for sample in few.share(1, 2)] == [1, 3, 5] and few.classnames == data.classnames
+
+
+@pytest.mark.parametrize(
+    ("main", "flags"),
+    [
+        (zero_shot.main, ["--dataset", "x", "--output", "place"]),
+        (zero_shot.main, ["--dataset", "x", "--clip-benchmark-dir", "file"]),
+        (zero_shot.main, ["--dataset", "x", "--cache-dir", "file/cache"]),
+        (mmvp.main, ["--data", "x", "--csv", "file/pairs.csv"]),
+        (mmvp.main, ["--data", "x", "--html", "place"]),
+        (command.main, ["--tasks", "mmvp:x", "--output", "file"]),
+        (command.main, ["--tasks", "mmvp:x:html=place", "--output", "out"]),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_done(main, flags, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "place").mkdir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit) as stop:
+        main(["--model", "nowhere", *flags])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.count("\n") == 1
+    assert ": name a" in error or "cannot be made" in error
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["file", "place"]

@@ -348,6 +348,7 @@ def test_nothing_of_someone_elses_is_replaced(stages, fused, tmp_path, capsys):
         (main, stages[0], "file", "is a file"),
         (main, stages[0], "file/fused", "not a directory"),
         (export, fused, "run", "holds stage_0"),
+        (export, fused, "file/hf", "not a directory"),
     ]:
         with pytest.raises(SystemExit) as exit_:
             command([str(first), "--output", str(tmp_path / name)])
@@ -356,6 +357,9 @@ def test_nothing_of_someone_elses_is_replaced(stages, fused, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([str(fused), "--split", "--output", str(tmp_path / "run")])
     assert "is written over" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["nowhere", "--split", "--output", str(tmp_path / "file")])
+    assert "is a file: name a directory" in capsys.readouterr().err
     assert (tmp_path / "hub" / ".git").is_dir() and (tmp_path / "run" / "stage_0" / "model").is_dir()
     (tmp_path / "empty").mkdir()
     assert main([str(stages[0]), "--output", str(tmp_path / "empty")]) == 0

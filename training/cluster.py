@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from mcl_clip.artifacts import check_place
 from mcl_clip.clustering.clusters import Clusters
 from mcl_clip.clustering.encoder import AUTOCAST, TOWERS
 from mcl_clip.clustering.information import agreement
@@ -26,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ranks: Ranks | None = None
     try:
         _check_device(options.device)
+        check_place("--output", options.output, directory=True)
         ranks = join(options.device, None, None, False)
         clusters = _cluster(options, ranks)
         if ranks.is_first:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from mcl_clip.artifacts import read_json
+from mcl_clip.artifacts import check_place, read_json
 from mcl_clip.clustering.clusters import Clusters
 from mcl_clip.errors import UserError, exit_on_user_error
 from mcl_clip.fusion.combine import FUSIONS
@@ -32,7 +32,9 @@ from training.run_directory import began_anew
 def main(arguments: list[str] | None = None) -> int:
     """Fuse stages, or take a fused model apart."""
     options = _parser().parse_args(arguments)
-    if not options.split:
+    if options.split:
+        check_place("--output", options.output, directory=True)
+    else:
         check_output(options.output)
     _check_fit(options)
     card = _card(options)

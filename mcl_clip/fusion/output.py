@@ -4,6 +4,7 @@ import fnmatch
 import os
 from pathlib import Path
 
+from mcl_clip.artifacts import check_inside
 from mcl_clip.errors import UserError
 
 MCL_CONFIG_NAME = "mcl_config.json"
@@ -15,9 +16,7 @@ _OURS = ("*.json", "*.safetensors", "*.py", "README.md", "stages", "__pycache__"
 def check_output(directory: str | os.PathLike) -> None:
     """`UserError` unless `directory` is absent, empty or a fused model and nothing else: it is replaced whole."""
     path = Path(directory).absolute()
-    parent = next(folder for folder in (*path.parents, path) if folder.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise UserError(f"--output {directory} cannot be made: {parent} is not a directory that you may write to")
+    check_inside("--output", directory, path.parent)
     if not path.exists():
         return
     if not path.is_dir():
