@@ -77,8 +77,7 @@ def embed_texts(scored: ScoredModel, texts: Sequence[str], *, batch_size: int = 
     parts = []
     with scored.autocast():
         for start in range(0, len(texts), batch_size):
-            tokens = scored.tokenizer(list(texts[start : start + batch_size])).to(scored.device)
-            parts.append(stage_embeddings(scored.model, text=tokens))
+            parts.append(stage_embeddings(scored.model, text=scored.tokens(texts[start : start + batch_size])))
     return [require_finite(torch.cat(stage), "texts") for stage in zip(*parts, strict=True)]
 
 

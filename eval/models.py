@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from eval.data.images import THREADS
 from eval.transforms import OwnTransform, scoring_transform
+from mcl_clip.errors import UserError
 from mcl_clip.loading.augment import EvalTransform
 from mcl_clip.loading.normalize import Normalize
 from mcl_clip.openclip.precision import get_autocast, get_input_dtype
@@ -61,6 +63,12 @@ class ScoredModel:
     def to_device(self, images: Tensor) -> Tensor:
         """Images as the model takes them: normalised, on its device, and in its own dtype where that is a half one."""
         return self._normalize(images.to(self.device))
+
+    def tokens(self, texts: Sequence[str]) -> Tensor:
+        """Texts as the model takes them, on its device; `UserError` when it takes none."""
+        if self.tokenizer is None:
+            raise UserError(f"{self.name or 'the model'} embeds images alone; use mcl-linear-probe or mcl-knn")
+        return self.tokenizer(list(texts)).to(self.device)
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """The autocast of `precision`, as open_clip's."""

@@ -18,7 +18,11 @@ from mcl_clip.errors import UserError
 from mcl_clip.models.stage_model import save_stage_model
 from tests.distributed import run_ranks
 from tests.jobs import run_job
+from tests.test_image_model import PREPROCESS, configuration, image_model
 from tests.test_mmvp import write_questions, write_set
+from tests.test_retrieval import coco, image_folder
+from tests.test_sugarcrepe import write_category
+from tests.test_winoground import table
 from tests.test_zero_shot import class_folders
 from tests.tiny_models import TINY, tiny_model
 
@@ -204,3 +208,22 @@ def test_a_place_that_cannot_be_written_is_told_before_anything_is_done(main, fl
     assert stop.value.code == 2 and error.count("\n") == 1
     assert ": name a" in error or "cannot be made" in error
     assert sorted(each.name for each in tmp_path.iterdir()) == ["file", "place"]
+
+
+def test_a_model_of_images_alone_is_no_traceback_of_a_text_scorer(place, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    cfg = configuration() | {"features": {"dim": 96}, "embed_dim": 96}
+    save_stage_model(image_model(), tmp_path / "images", model_cfg=cfg, preprocess_cfg=PREPROCESS)
+    write_category(tmp_path / "crepe", "add_att", 2)
+    table(tmp_path / "pairs")
+    captions = coco(image_folder(tmp_path / "captions"))
+    words = [f"retrieval:{captions}", "sugarcrepe:crepe:categories=add_att", "winoground:pairs/saved"]
+    words += [
+        f"zero-shot:{place}/animals",
+        f"mmvp:{place}/pairs:name=mmvp",
+        f"zero-shot:{place}/animals:no-cache=true:name=z",
+    ]
+    assert command.main(["--model", "images", "--device", "cpu", "--tasks", *words, "--output", "out"]) == 2
+    out, error = capsys.readouterr()
+    assert out.count("failed: images embeds images alone; use mcl-linear-probe or mcl-knn") == 6
+    assert "Traceback" not in error

@@ -31,11 +31,11 @@ def evaluate(
     A tie counts against, but a caption is no rival of one of the same words. `intervals` holds the 95 % interval of
     each (Wilson; for captions a bootstrap over images, whose captions are drawn together).
     """
+    texts = Captions.of(data.captions)
+    embedded = [stage.cpu() for stage in embed_texts(scored, texts.unique)]
     images, _, content = embed_all_images(
         scored, data.samples(), len(data.captions), batch_size=batch_size, progress=progress
     )
-    texts = Captions.of(data.captions)
-    embedded = [stage.cpu() for stage in embed_texts(scored, texts.unique)]
     record = scored.record() | {"data_revision": data.revision or content}
     results = []
     for row in rows_of(scored.model):

@@ -79,6 +79,6 @@ def _embed(
 
 def _key(scored: ScoredModel, classnames: Sequence[str], templates: Sequence[str], record: dict[str, Any]) -> str:
     """A hash of all that the weights depend on; some tokens stand for the tokenizer."""
-    tokens = scored.tokenizer(prompts(classnames[:1], templates)).tolist()
+    tokens = scored.tokens(prompts(classnames[:1], templates)).tolist()
     fusion = [getattr(scored.model, "fusion", None), getattr(scored.model, "weights", None)]
     return sha256_json([record, fusion, list(classnames), list(templates), tokens])
