@@ -19,7 +19,7 @@ from mcl_clip.artifacts import check_place
 from mcl_clip.errors import UserError, exit_on_user_error
 from mcl_clip.help_text import with_examples
 from mcl_clip.launch import one_process
-from mcl_clip.openclip.distributed import init_distributed_device
+from mcl_clip.openclip.distributed import check_device, init_distributed_device
 
 
 def main_of(task: Task) -> Callable[..., int]:
@@ -32,6 +32,7 @@ def main_of(task: Task) -> Callable[..., int]:
         add_pass_arguments(parser)
         add_output_arguments(parser)
         args = parser.parse_args(argv)
+        check_device(args.device)
         check_outputs(args)
         data = task.open(args)
         with joined(args, task.shares_images):
@@ -134,8 +135,6 @@ def positive(text: str) -> int:
 
 def load_scored_model(args: argparse.Namespace) -> ScoredModel:
     """Load what the flags of `add_model_arguments` name; `UserError` when it cannot be had."""
-    if str(args.device).startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"--device {args.device}: torch sees no GPU here; use --device cpu")
     try:
         model, preprocess, tokenizer = mcl_clip.load(
             args.model, device=args.device, precision=args.precision, pretrained=args.pretrained, fusion=args.fusion

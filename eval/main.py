@@ -19,6 +19,7 @@ from eval.suite import Entry, Planned
 from eval.task import Results
 from mcl_clip.artifacts import atomic_path, check_place
 from mcl_clip.errors import UserError, exit_on_user_error, machine_error
+from mcl_clip.openclip.distributed import check_device
 
 EXAMPLES = (
     "mcl-eval --model runs/demo/fused --tasks mmvp:runs/demo-data/mmvp,zero-shot:runs/demo-data/zero_shot/texture "
@@ -65,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     entries = suite.from_file(args.suite) if args.suite else suite.from_words(args.tasks)
     planned = suite.plan(entries, batch_size=args.batch_size, limit=args.limit)
+    check_device(args.device)
     if int(os.environ.get("RANK", "0")) == 0:
         check_place("--output", args.output, directory=True)
     for each in planned:

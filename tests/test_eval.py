@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from eval import main as command
@@ -227,3 +228,17 @@ def test_a_model_of_images_alone_is_no_traceback_of_a_text_scorer(place, tmp_pat
     out, error = capsys.readouterr()
     assert out.count("failed: images embeds images alone; use mcl-linear-probe or mcl-knn") == 6
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("device", ["cuda", "xpu", "foo"])
+@pytest.mark.parametrize(
+    ("main", "flags"),
+    [(zero_shot.main, ["--dataset", "x"]), (mmvp.main, ["--data", "x"]), (command.main, ["--tasks", "mmvp:x"])],
+)
+def test_a_device_that_is_not_there_is_never_the_cpu_instead(main, flags, device, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit) as stop:
+        main(["--model", "nowhere", "--device", device, "--output", "out", *flags])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.count("\n") == 1 and f"--device is '{device}'" in error

@@ -12,9 +12,9 @@ from mcl_clip.clustering.clusters import Clusters
 from mcl_clip.clustering.encoder import AUTOCAST, TOWERS
 from mcl_clip.clustering.information import agreement
 from mcl_clip.clustering.stage import cluster_stage
-from mcl_clip.errors import UserError
 from mcl_clip.help_text import with_examples
 from mcl_clip.launch import take_slurm
+from mcl_clip.openclip.distributed import check_device
 from training.arrows.source import open_or_index
 from training.endings import end
 from training.ranks import Ranks, join, leave
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     take_slurm()
     ranks: Ranks | None = None
     try:
-        _check_device(options.device)
+        check_device(options.device)
         check_place("--output", options.output, directory=True)
         ranks = join(options.device, None, None, False)
         clusters = _cluster(options, ranks)
@@ -36,15 +36,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except Exception as error:
         return end(ranks, error)
-
-
-def _check_device(name: str) -> None:
-    try:
-        kind = torch.device(name).type
-    except RuntimeError:
-        raise UserError(f"--device is {name!r}; give cpu, cuda or cuda:1, say") from None
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"--device is {name!r}, but PyTorch sees no GPU here; give --device cpu")
 
 
 def _cluster(options: argparse.Namespace, ranks: Ranks) -> Clusters:
