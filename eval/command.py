@@ -17,6 +17,7 @@ from eval.scores import table, write_scores
 from eval.task import Task
 from mcl_clip.artifacts import check_place
 from mcl_clip.errors import UserError, exit_on_user_error
+from mcl_clip.fusion.load import counted
 from mcl_clip.help_text import with_examples
 from mcl_clip.launch import one_process
 from mcl_clip.openclip.distributed import check_device, init_distributed_device
@@ -139,9 +140,10 @@ def load_scored_model(args: argparse.Namespace) -> ScoredModel:
         model, preprocess, tokenizer = mcl_clip.load(
             args.model, device=args.device, precision=args.precision, pretrained=args.pretrained, fusion=args.fusion
         )
+        name = counted(args.model, args.pretrained)
     except UserError as error:
         raise UserError(f"--model {args.model}: {error}") from None
-    return ScoredModel(model, preprocess, tokenizer, args.model, args.pretrained or "", args.precision, args.workers)
+    return ScoredModel(model, preprocess, tokenizer, name, args.pretrained or "", args.precision, args.workers)
 
 
 def tell(notes: Sequence[str]) -> None:

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch.optim.swa_utils import AveragedModel
 
 import mcl_clip
+from eval.command import add_model_arguments, load_scored_model
 from mcl_clip.errors import UserError
 from mcl_clip.fusion.take_over import open_stage
 from mcl_clip.models.checkpoints import save_checkpoint
@@ -154,7 +155,10 @@ def test_a_run_from_a_checkpoint_of_another_configuration_is_refused(tmp_path, c
     model = tiny_model("vit", 0, quick_gelu=True)
     config = {"model_cfg": TINY["vit"] | {"quick_gelu": True}, "preprocess_cfg": {}}
     path = save_checkpoint(tmp_path, 3, {"model": model.state_dict(), "config": config}, keep=1)
-    opened, _, _ = mcl_clip.load(name, pretrained=str(path))
+    with pytest.warns(UserWarning, match=f"as the configuration in it says, not as {name}"):
+        opened, _, _ = mcl_clip.load(name, pretrained=str(path))
+    with pytest.warns(UserWarning, match=f"as the configuration in it says, not as {name}"):
+        assert fuse.main([str(path), "--model", name, "--output", str(tmp_path / "fused")]) == 0
     images = tiny_images(model, 2)
     with torch.no_grad():
         assert torch.equal(opened.encode_image(images), model.encode_image(images))
@@ -162,3 +166,22 @@ def test_a_run_from_a_checkpoint_of_another_configuration_is_refused(tmp_path, c
     assert main(start) == 2
     assert "whose configuration says quick_gelu True, not False" in capfd.readouterr().err
     assert main([*start, "--force-quick-gelu"]) == 0
+
+
+@pytest.mark.filterwarnings("ignore:.*says, not as")
+def test_scores_name_the_weights_that_count_and_not_the_architecture_beside_them(tmp_path, name):
+    stage, other = tmp_path / "stage", tmp_path / "mine.safetensors"
+    weights = stage_of(stage, quick_gelu=True)
+    save_file(state_of(), other)
+    config = {"model_cfg": TINY["vit"], "preprocess_cfg": {}}
+    path = save_checkpoint(tmp_path, 3, {"model": state_of(), "config": config}, keep=1)
+    parser = argparse.ArgumentParser()
+    add_model_arguments(parser)
+    for model, pretrained, source in [
+        (name, path, str(path)),
+        (name, weights, str(weights)),
+        (name, other, name),
+        (f"{stage},{name}", path, f"{stage},{path}"),
+    ]:
+        flags = ["--model", model, "--pretrained", str(pretrained), "--device", "cpu"]
+        assert load_scored_model(parser.parse_args(flags)).name == source

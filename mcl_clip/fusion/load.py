@@ -17,6 +17,7 @@ from mcl_clip.fusion.fused_model import fuse_opened
 from mcl_clip.fusion.output import MCL_CONFIG_NAME
 from mcl_clip.fusion.stages import Stage, giving
 from mcl_clip.fusion.take_over import open_stage
+from mcl_clip.models.described import is_described
 from mcl_clip.models.stage_model import CONFIG_NAME
 
 PRECISIONS = ("fp32", "amp", "amp_bf16", "amp_bfloat16", "bf16", "fp16", "pure_bf16", "pure_fp16")
@@ -38,9 +39,7 @@ def load(
     when it cannot be had.
     """
     check_placement(device, precision)
-    sources = [str(spec)] if os.path.exists(spec) else str(spec).split(",")
-    if not all(sources):
-        raise UserError(f"'{spec}' names no model: give a directory or a name, several separated by one comma each")
+    sources = _words(spec)
     if len(sources) == 1 and (directory := fused_directory(sources[0])) is not None:
         model: Any = load_fused(directory, device, precision)
         preprocess, tokenizer = model.preprocess, model.tokenizer
@@ -50,6 +49,19 @@ def load(
         preprocess, tokenizer = stages[0].preprocess, stages[0].tokenizer
     model.precision = precision
     return model, preprocess, tokenizer
+
+
+def counted(spec: str | os.PathLike, pretrained: str | None = None) -> str:
+    """What `load` makes of its words: weights that bring their own configuration stand for the name beside them."""
+    named = _with_weights(_words(spec), pretrained)
+    return ",".join(tag if tag and is_described(tag) else source for source, tag in named)
+
+
+def _words(spec: str | os.PathLike) -> list[str]:
+    words = [str(spec)] if os.path.exists(spec) else str(spec).split(",")
+    if not all(words):
+        raise UserError(f"'{spec}' names no model: give a directory or a name, several separated by one comma each")
+    return words
 
 
 def check_placement(device: str | torch.device, precision: str) -> None:
@@ -87,19 +99,23 @@ def open_stages(
     **options: Any,
 ) -> list[Stage]:
     """The stages that sources stand for, in order; `options` are those of `open_stage`."""
-    tags = pretrained.split(",") if pretrained else [None]
-    names = [source for source in map(str, sources) if not os.path.exists(source) and not source.startswith("hf-hub:")]
-    if len(tags) not in (1, len(names)):
-        raise UserError(f"--pretrained names {len(tags)} weights for {len(names)} model names; give one, or one a name")
-    queue = iter(tags * len(names) if len(tags) == 1 else tags)
     stages: list[Stage] = []
-    for source in map(str, sources):
+    for source, tag in _with_weights([str(source) for source in sources], pretrained):
         if (directory := fused_directory(source)) is not None:
             stages += load_fused(directory, device, precision).stage_info
         else:
-            tag = next(queue) if source in names else None
             stages.append(open_stage(source, tag, device, precision, **options))
     return stages
+
+
+def _with_weights(sources: Sequence[str], pretrained: str | None) -> list[tuple[str, str | None]]:
+    """Every source with what `pretrained` gives it, which is for names alone."""
+    tags = pretrained.split(",") if pretrained else [None]
+    names = [source for source in sources if not os.path.exists(source) and not source.startswith("hf-hub:")]
+    if len(tags) not in (1, len(names)):
+        raise UserError(f"--pretrained names {len(tags)} weights for {len(names)} model names; give one, or one a name")
+    queue = iter(tags * len(names) if len(tags) == 1 else tags)
+    return [(source, next(queue) if source in names else None) for source in sources]
 
 
 def fused_directory(source: str) -> Path | None:

@@ -53,7 +53,7 @@ def open_stage(
         raise UserError(f"{source} is not a stage directory: it has no {CONFIG_NAME}{hint}")
     if path.is_file():
         if not quick_gelu and (config := checkpoint_configuration(path)):
-            return _stage_of_checkpoint(path, config, device, precision)
+            return _stage_of_checkpoint(path, config, device, precision, architecture)
         if architecture is None:
             raise UserError(f"{source} is a checkpoint: name its architecture with --model, as open_clip calls it")
         return _create(architecture, str(path), str(source), device, precision, quick_gelu)
@@ -72,8 +72,12 @@ def _stage_of(directory: Path, source: str, device: str | torch.device, precisio
     return Stage(model, read_stage_config(directory), tokenizer, source)
 
 
-def _stage_of_checkpoint(path: Path, config: dict[str, Any], device: str | torch.device, precision: str) -> Stage:
-    """The model of an unfinished run, as the run's own configuration has it."""
+def _stage_of_checkpoint(
+    path: Path, config: dict[str, Any], device: str | torch.device, precision: str, name: str | None
+) -> Stage:
+    """The model of an unfinished run, as the run's own configuration has it, whatever `name` it was given."""
+    if name is not None:
+        warnings.warn(f"{path} is used as the configuration in it says, not as {name}", stacklevel=3)
     state = read_weights(path)
     if is_image_model(config):
         images = placed(build_image_model(config), device, precision)
@@ -99,9 +103,9 @@ def _create(
 ) -> Stage:
     if pretrained is not None and not quick_gelu and (folder := described_directory(pretrained)):
         warnings.warn(f"{pretrained} is used as the {CONFIG_NAME} beside it says, not as {name}", stacklevel=2)
-        return _stage_of(folder, source, device, precision)
+        return _stage_of(folder, pretrained, device, precision)
     if pretrained is not None and not quick_gelu and (config := checkpoint_configuration(pretrained)):
-        return _stage_of_checkpoint(Path(pretrained), config, device, precision)
+        return _stage_of_checkpoint(Path(pretrained), config, device, precision, name)
     if pretrained is not None and not os.path.isfile(pretrained):
         tag = get_pretrained_cfg(name.replace("/", "-"), pretrained)
         if not tag:

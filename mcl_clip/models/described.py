@@ -24,6 +24,11 @@ def described_directory(weights: str | os.PathLike) -> Path | None:
     return folder if is_described and stage_weights(folder).samefile(path) else None
 
 
+def is_described(weights: str | os.PathLike) -> bool:
+    """Whether weights bring their own configuration, in them or beside them."""
+    return described_directory(weights) is not None or checkpoint_configuration(weights) is not None
+
+
 def check_configuration(weights: str | os.PathLike, model: Any, model_cfg: Mapping[str, Any]) -> None:
     """`UserError` when the configuration in a checkpoint of a run says otherwise than the model that took its weights.
 
