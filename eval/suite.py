@@ -57,7 +57,10 @@ def from_words(words: Sequence[str]) -> list[Entry]:
     for before, text in (pair for texts in parted for pair in pairwise(texts)):
         if text and "=" in before and text.partition(":")[0] not in TASKS:
             raise UserError(f"a comma parts tasks, and {text!r} after {before!r} is none; lists need a --suite file")
-    return [_entry(text) for texts in parted for text in texts if text]
+    entries = [_entry(text) for texts in parted for text in texts if text]
+    if not entries:
+        raise UserError("--tasks names no task; give TASK:PLACE, mmvp:MMVP_VLM for example")
+    return entries
 
 
 def from_file(path: str) -> list[Entry]:

@@ -139,6 +139,16 @@ def test_bad_input_is_one_line_and_writes_no_clusters(tiny, tmp_path, capsys, fl
     assert not (tmp_path / "out" / "clusters.json").exists()
 
 
+def test_clusters_of_other_data_are_refused_before_these_are_made(tiny, tmp_path, capsys):
+    model, data = tiny
+    write_shards(tmp_path / "tars", 2, 10)
+    common = [model, "--mcl-clusters", 2, "--workers", 0]
+    assert alone(*common, "--train-data", tmp_path / "tars", "--output", tmp_path / "other") == 0
+    assert alone(*common, "--train-data", data, "--output", tmp_path / "out", "--compare", tmp_path / "other") == 2
+    assert f"--compare {tmp_path}/other was made from other data" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_command_says_a_mistake_in_one_line(tmp_path, capsys):
     write_shards(tmp_path / "tars", 2, 4)
     model = stage_directory(tmp_path / "model")

@@ -71,6 +71,7 @@ def test_words_and_mappings_are_the_same_suite(tmp_path) -> None:
     ("words", "said"),
     [
         (["mnist"], "there is no task 'mnist'"),
+        ([""], "--tasks names no task"),
         (["zero-shot"], "required: --dataset"),
         (["mmvp:a:colour=red"], "unrecognized arguments: --colour red"),
         (["mmvp:x/a", "mmvp:y/a"], "two tasks are called mmvp_a"),

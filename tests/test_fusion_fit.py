@@ -256,6 +256,7 @@ def test_mistakes_are_one_line(run, tmp_path, capsys):
         (["--weights", "1", "2", "3"], "finds its own"),
         (["--split"], "leave one out"),
         (["--fit-pairs", "0"], "--fit-pairs"),
+        (["--workers", "-1"], "--workers is -1"),
         (["--fit-pairs", "3"], "too few"),
         (["--fit-on", str(tmp_path / "none")], "none"),
     ]:

@@ -204,7 +204,9 @@ def test_images_without_captions_are_left_out_and_told(tmp_path) -> None:
     assert len(data.captions) == COUNT - 1 and data.notes == (f"left out of {path} are images without a caption: 1",)
 
 
-@pytest.mark.parametrize("damage", ["json", "layout", "split", "outside", "absent", "column", "caption", "nowhere"])
+@pytest.mark.parametrize(
+    "damage", ["json", "layout", "split", "outside", "absent", "column", "caption", "nowhere", "n", "many", "image"]
+)
 def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, stages, damage, capsys) -> None:
     path, more = karpathy(tmp_path), []
     image_folder(tmp_path / "pictures")
@@ -226,6 +228,11 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, stages, damage, caps
         rows = {"image": [{"bytes": encoded(0), "path": None}], "captions": ["x"]}
         datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image()).save_to_disk(tmp_path / "saved")
         path, more = tmp_path / "saved", ["--caption-column", "words"]
+        capsys.readouterr()
+    elif damage in ("n", "many", "image"):  # columns of numbers, of lists of numbers, of images
+        rows = {"image": [{"bytes": encoded(0), "path": None}], "n": [0], "many": [[1, 2]]}
+        datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image()).save_to_disk(tmp_path / "saved")
+        path, more, wanted[damage] = tmp_path / "saved", ["--caption-column", damage], "holds no texts but"
         capsys.readouterr()
     elif damage == "caption":
         path = webdataset(tmp_path / "set")

@@ -27,12 +27,16 @@ def write_category(directory: Path, category: str, count: int, damage: str = "")
     tested = [[a, b] if i % 2 else [b, a] for i, (a, b) in enumerate(zip(captions, negatives, strict=True))]
     if damage == "labels":
         tested[-1] = [captions[-1], captions[-1]]
+    if damage == "null":
+        tested[-1] = [captions[-1], None]
     features = {
         "image": datasets.Image(),
         "tested_labels": datasets.Sequence(datasets.Value("string")),
         "true_label": datasets.ClassLabel(names=sorted(captions)),
     }
     columns = {"image": images, "tested_labels": tested, "true_label": captions}
+    if damage == "true":
+        columns["true_label"] = [*captions[:-1], None]
     if damage == "image":
         columns["image"][-1] = {"bytes": b"no image", "path": None}
     if damage == "column":
@@ -103,6 +107,10 @@ def test_the_authors_layout_gives_the_same_scores(tmp_path, stages) -> None:
     path.write_text('{"0": {"filename": "x.jpg", "caption": "one"}}')
     with pytest.raises(UserError, match=r"add_att\.json is not as SugarCrepe's authors publish it \(KeyError"):
         open_category("add_att", tmp_path / "official")
+    for odd in ({"negative_caption": None}, {"filename": 5}):
+        path.write_text(json.dumps({"0": {"filename": "x.jpg", "caption": "one", "negative_caption": "two"} | odd}))
+        with pytest.raises(UserError, match="where a file name and two captions are expected"):
+            open_category("add_att", tmp_path / "official")
 
 
 def test_a_tie_is_wrong(tmp_path) -> None:
@@ -126,7 +134,7 @@ def test_the_hub_is_asked_and_its_silence_is_one_line(monkeypatch) -> None:
         open_category("add_att")
 
 
-@pytest.mark.parametrize("damage", ["image", "column", "labels", "absent"])
+@pytest.mark.parametrize("damage", ["image", "column", "labels", "absent", "null", "true"])
 def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, stages, damage, capsys) -> None:
     if damage != "absent":
         write_category(tmp_path / "data", "add_att", 3, damage)
@@ -146,9 +154,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, stages, damage, caps
     assert stop.value.code == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1
-    assert {"image": "image 2", "column": "tested_labels", "labels": "sample 2", "absent": "add_att"}[damage] in lines[
-        0
-    ]
+    wanted = {"image": "image 2", "column": "tested_labels", "absent": "add_att"}
+    assert wanted.get(damage, "sample 2") in lines[0]
     assert not output.exists()
 
 

@@ -449,6 +449,8 @@ class TestBadInput:
             (["--horovod"], "--horovod"),
             (["--device", "abacus"], "--device abacus"),
             (["--beta1", "2"], "--beta1 2"),
+            (["--force-image-size", "-3"], "--force-image-size takes a side"),
+            (["--force-image-size", "32", "0"], "--force-image-size takes a side"),
             (["--force-patch-dropout", "1.5"], "open_clip cannot build"),
             (["--mcl-stages", "1", "--mcl-clusters", "7", "--mcl-reservoir", "5"], "raise --mcl-reservoir"),
         ],

@@ -168,7 +168,7 @@ def test_a_gated_set_is_refused_with_the_steps(monkeypatch, model, capsys) -> No
     assert "accept its terms" in error and "datasets/facebook/winoground" in error and "hf auth login" in error
 
 
-@pytest.mark.parametrize("damage", ["folder", "image", "zip", "json", "column", "name"])
+@pytest.mark.parametrize("damage", ["folder", "image", "zip", "json", "column", "name", "null", "number", "line"])
 def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, model, damage, capsys) -> None:
     place, output = published_winoground(tmp_path / "set"), tmp_path / "scores.json"
     archive, listed = place / "data" / "images.zip", place / "data" / "examples.jsonl"
@@ -185,6 +185,12 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, model, damage, capsy
         listed.write_text("no json\n")
     elif damage == "column":
         listed.write_text(listed.read_text().replace("caption_1", "caption_one"))
+    elif damage == "null":
+        listed.write_text(listed.read_text().replace('"caption 1 1"', "null"))
+    elif damage == "number":
+        listed.write_text(listed.read_text().replace('"ex_0_img_0"', "5"))
+    elif damage == "line":
+        listed.write_text("5\n")
     else:
         listed.write_text(listed.read_text().replace("ex_0_img_0", "../../etc/passwd"))
     with pytest.raises(SystemExit) as stop:

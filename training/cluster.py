@@ -12,6 +12,7 @@ from mcl_clip.clustering.clusters import Clusters
 from mcl_clip.clustering.encoder import AUTOCAST, TOWERS
 from mcl_clip.clustering.information import agreement
 from mcl_clip.clustering.stage import cluster_stage
+from mcl_clip.errors import UserError
 from mcl_clip.help_text import with_examples
 from mcl_clip.launch import take_slurm
 from mcl_clip.openclip.distributed import check_device
@@ -39,8 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _cluster(options: argparse.Namespace, ranks: Ranks) -> Clusters:
-    if options.compare:
-        Clusters.load(options.compare)  # a mistake is said before hours of work, not after
+    # A mistake is said before hours of work, not after.
+    compared = Clusters.load(options.compare) if options.compare else None
     source = open_or_index(
         options.train_data,
         options.index or options.output.with_name(f"{options.output.name}-source"),
@@ -49,6 +50,8 @@ def _cluster(options: argparse.Namespace, ranks: Ranks) -> Clusters:
         skip_broken=options.mcl_skip_broken,
         workers=options.workers,
     )
+    if compared and compared.data_hash != source.hash:
+        raise UserError(f"--compare {options.compare} was made from other data than --train-data {options.train_data}")
     return cluster_stage(
         options.model,
         source,

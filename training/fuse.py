@@ -89,6 +89,8 @@ def _check_fit(options: argparse.Namespace) -> None:
             raise UserError("--fusion fitted fuses, --split takes apart: leave one out")
         if options.fit_pairs < 1:
             raise UserError(f"--fit-pairs {options.fit_pairs} is not above 0")
+        if options.workers < 0:
+            raise UserError(f"--workers is {options.workers}; give 0 or more decoding processes")
 
 
 def _fitted(model: FusedCLIP, options: argparse.Namespace) -> FusedCLIP:

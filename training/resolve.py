@@ -170,6 +170,11 @@ def _check(values: Mapping[str, Any]) -> None:
         if values[name] is not None and not values[name] >= least:  # NaN is not either
             raise UserError(f"{_spelling(name)} must be at least {least}, got {values[name]}")
     _check_augmentation(values["aug_cfg"])
+    size = values["force_image_size"]
+    if size is not None and not (len(size) in (1, 2) and min(size) > 0):
+        raise UserError(
+            f"--force-image-size takes a side, or height and width, above 0, got {' '.join(map(str, size))}"
+        )
     if values["pretrained"] and ":" in values["model"]:
         raise UserError(
             f"--pretrained {values['pretrained']} is not supported with --model {values['model']}: "

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from eval.data.caption_files import open_caption_file
 from eval.data.hf_datasets import load_split, only_column, read_image, refuse_flags, undecoded
@@ -63,7 +64,13 @@ def _from_datasets(
         if column not in rows.column_names:
             raise UserError(f"{name} has no column {column} but {', '.join(rows.column_names)}; name it with {flag}")
     images = undecoded(rows, image_column, name)
-    captions = [_texts(value) for value in rows[caption_column]]
+    try:
+        captions = [_texts(value) for value in rows[caption_column]]
+    except TypeError:
+        kind = rows.features[caption_column]
+        raise UserError(
+            f"the column {caption_column} of {name} holds no texts but {kind}; name another with --caption-column"
+        ) from None
     kept = [row for row, texts in enumerate(captions) if texts]
     if not kept:
         raise UserError(f"{name} (split {split}) holds no captions in {caption_column}; name another --caption-column")
@@ -77,6 +84,9 @@ def _from_datasets(
     return RetrievalSet(Path(name).name, tuple(captions[row] for row in kept), samples, commit, notes)
 
 
-def _texts(value: str | list[str] | None) -> tuple[str, ...]:
-    texts = [value] if isinstance(value, str) else value or []
+def _texts(value: Any) -> tuple[str, ...]:
+    """Of a text, a list of texts, or None; `TypeError` of anything else."""
+    texts = value if isinstance(value, list) else [value]
+    if not all(text is None or isinstance(text, str) for text in texts):
+        raise TypeError(value)
     return tuple(text.strip() for text in texts if text and text.strip())

@@ -68,6 +68,8 @@ def _as_authors_publish(name: str, listed: Path, images: Path) -> Category:
         ) from None
     if not rows:
         raise UserError(f"{listed} holds no samples")
+    if odd := next((row for row in rows if not all(isinstance(text, str) for text in row)), None):
+        raise UserError(f"{listed} holds {list(odd)}, where a file name and two captions are expected")
     files = [inside(images, file) for file, _, _ in rows]
     captions = tuple((caption, negative) for _, caption, negative in rows)
 
@@ -98,9 +100,9 @@ def _captions(rows: Any, row: int, name: str) -> tuple[str, str]:
     """(caption, hard negative) of a row, told apart by `true_label`, whose type is a class label or text."""
     tested, true = rows["tested_labels"][row], rows["true_label"][row]
     feature = rows.features["true_label"]
-    caption = feature.int2str(true) if hasattr(feature, "int2str") else true
-    negatives = [text for text in tested if text != caption]
-    if len(tested) != 2 or len(negatives) != 1:
+    caption = feature.int2str(true) if hasattr(feature, "int2str") and true is not None else true
+    negatives = [text for text in tested or () if text != caption]
+    if len(negatives) != 1 or len(tested) != 2 or not all(isinstance(text, str) for text in tested):
         raise UserError(
             f"sample {row} of SugarCrepe's {name}: tested_labels must hold true_label and one other caption"
         )

@@ -2,7 +2,7 @@
 
 import json
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -100,6 +100,7 @@ def _from_table(place: Path) -> Iterator[Example]:
         images = undecoded(images, column, str(place))
     texts = table.select_columns([name for name in (*COLUMNS[2:], TAG) if name in table.column_names])
     for row, record in enumerate(texts):
+        _require_texts(record, COLUMNS[2:], place)
         first, second = (
             Sample(partial(read_image, images, row, column), f"{place}[{row}] {column}", record[f"caption_{number}"])
             for number, column in enumerate(COLUMNS[:2])
@@ -119,7 +120,10 @@ def _from_list(lists: Sequence[str], place: Path, images: Path | None) -> Iterat
         raise UserError(f"--data {place} has neither {lists[-1]} nor a zip with it")
     image = _image_finder(images or (listed.parent if listed is not None else place), packed)
     for record in _records(text, place):
+        if not isinstance(record, dict):
+            raise UserError(f"the list of examples in {place} holds {record!r}, which is no example")
         _require_columns(list(record), place)
+        _require_texts(record, COLUMNS, place)
         first, second = (image(record[f"image_{number}"], record[f"caption_{number}"]) for number in (0, 1))
         yield Example((first, second), (record["caption_0"], record["caption_1"]), record.get(TAG) or "")
 
@@ -178,3 +182,9 @@ def _open_zip(archive: Path) -> zipfile.ZipFile:
 def _require_columns(names: Sequence[str], place: Path) -> None:
     if missing := [column for column in COLUMNS if column not in names]:
         raise UserError(f"{place} has no column {missing[0]} but {', '.join(names)}; expected are {', '.join(COLUMNS)}")
+
+
+def _require_texts(record: Mapping[str, Any], columns: Sequence[str], place: Path) -> None:
+    for column in columns:
+        if not isinstance(record[column], str):
+            raise UserError(f"an example of {place} has the {column} {record[column]!r}, which is no text")
