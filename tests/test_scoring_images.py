@@ -86,3 +86,7 @@ def test_batches_keep_the_order_and_name_a_broken_image(workers) -> None:
     broken = [*samples, Sample(lambda: data[0][:200], "image 7")]
     with pytest.raises(UserError, match="image 7 does not open as an image"):
         list(batches(broken, model.decoded, 3, workers))
+    unknown = [Sample(lambda: b"no image", "image 8")]
+    for each in (model, scored(lambda image: image)):
+        with pytest.raises(UserError, match=r"^image 8 does not open as an image \(no known format\); fetch it again$"):
+            list(batches(unknown, each.decoded, 3, workers))

@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torchvision.io import ImageReadMode, decode_jpeg, decode_png
 
 MAX_PIXELS = 178_956_970  # twice Image.MAX_IMAGE_PIXELS, where Pillow itself refuses
@@ -42,6 +42,8 @@ def decode_pil(data: bytes) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return Image.open(io.BytesIO(data), formats=PIL_FORMATS).convert("RGB")
+    except UnidentifiedImageError:  # its words hold an address, which is another one in every run
+        raise DecodeError("no known format") from None
     except Exception as error:  # Pillow's plugins raise whatever a malformed file makes them run into
         raise DecodeError(f"{type(error).__name__}: {error}") from None
 
