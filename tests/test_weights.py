@@ -151,12 +151,13 @@ def test_the_checkpoint_of_an_unfinished_run_is_opened_as_the_run_has_it(tmp_pat
     assert fuse.main([str(path), "--output", str(tmp_path / "fused")]) == 0
 
 
-def test_a_run_from_a_checkpoint_of_another_configuration_is_refused(tmp_path, capfd, name):
+def test_a_run_from_a_checkpoint_of_another_configuration_is_refused(tmp_path, capfd, caplog, name):
     model = tiny_model("vit", 0, quick_gelu=True)
     config = {"model_cfg": TINY["vit"] | {"quick_gelu": True}, "preprocess_cfg": {}}
     path = save_checkpoint(tmp_path, 3, {"model": model.state_dict(), "config": config}, keep=1)
     with pytest.warns(UserWarning, match=f"as the configuration in it says, not as {name}"):
         opened, _, _ = mcl_clip.load(name, pretrained=str(path))
+    assert "initialized randomly" not in caplog.text
     with pytest.warns(UserWarning, match=f"as the configuration in it says, not as {name}"):
         assert fuse.main([str(path), "--model", name, "--output", str(tmp_path / "fused")]) == 0
     images = tiny_images(model, 2)

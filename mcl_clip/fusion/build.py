@@ -34,7 +34,7 @@ def build_untrained(folder: Path, config: Mapping[str, Any], precision: str, tem
     key = repr(config["model_cfg"]) + repr(config.get("preprocess_cfg"))
     if key not in templates:
         try:
-            with torch.random.fork_rng(devices=[]), _silent_factory():
+            with torch.random.fork_rng(devices=[]), silent_factory():
                 if is_image_model(config):
                     templates[key] = placed(build_image_model(config), "cpu", precision).eval()
                 else:
@@ -46,7 +46,7 @@ def build_untrained(folder: Path, config: Mapping[str, Any], precision: str, tem
 
 
 @contextlib.contextmanager
-def _silent_factory() -> Iterator[None]:
+def silent_factory() -> Iterator[None]:
     """Drop open_clip's warning that the model it builds has no weights yet."""
 
     def keep(record: logging.LogRecord) -> bool:

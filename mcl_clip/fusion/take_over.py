@@ -12,6 +12,7 @@ import torch
 
 from mcl_clip.artifacts import write_json
 from mcl_clip.errors import UserError
+from mcl_clip.fusion.build import silent_factory
 from mcl_clip.fusion.stages import Stage
 from mcl_clip.models.checkpoints import checkpoint_configuration
 from mcl_clip.models.described import check_configuration, described_directory
@@ -87,7 +88,8 @@ def _stage_of_checkpoint(
     with _failures_in_words(str(path)), torch.random.fork_rng(devices=[]), TemporaryDirectory() as folder:
         write_json(Path(folder) / CONFIG_NAME, config)
         name = f"local-dir:{folder}"
-        model = create_model(name, precision=precision, device=device, load_weights=False, pretrained_text=False)
+        with silent_factory():
+            model = create_model(name, precision=precision, device=device, load_weights=False, pretrained_text=False)
         model.load_state_dict(state)
         tokenizer = get_tokenizer(name)
     return Stage(model.eval(), config, tokenizer, str(path))
