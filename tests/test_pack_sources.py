@@ -1,12 +1,12 @@
 """What people bring: every kind of source gives the rows that it holds, in order."""
 
 import base64
+import csv
 import io
 import json
 from pathlib import Path
 
 import datasets
-import fsspec
 import pandas
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,8 +17,10 @@ from PIL import Image
 
 from mcl_clip.errors import UserError
 from mcl_clip.packing import hf_datasets
+from mcl_clip.packing.job import pack
 from mcl_clip.packing.open import Wanted, open_source
 from mcl_clip.packing.rows import image_of
+from tests.servers import web
 from tests.tars import image_bytes
 
 
@@ -67,6 +69,14 @@ def test_relative_paths_start_at_the_csv_or_image_dir(tmp_path):
         assert [row.image for row in found] == [str(base / "a/b.jpg"), "/c.jpg"]
 
 
+@pytest.fixture
+def limit():
+    """What a new process has; every reader may raise it."""
+    before = csv.field_size_limit(1 << 17)
+    yield
+    csv.field_size_limit(before)
+
+
 @pytest.mark.parametrize(
     ("text", "wanted", "reason"),
     [
@@ -78,11 +88,14 @@ def test_relative_paths_start_at_the_csv_or_image_dir(tmp_path):
             "no column 'filepath': its columns are 'url', 'title'; name one with --csv-img",
         ),
         ("filepath\ttitle\na\tb\n", Wanted(separator=", "), "give one character"),
+        ("filepath\ttitle\na\tb\n", Wanted(separator='"'), "neither a quote nor a line's end"),
+        ("filepath\rtitle\ta\n", Wanted(), "t.csv has no header that can be read (new-line character seen"),
+        (f"{'/9j/' * 50_000}\ta caption\n", Wanted(), f"no column 'filepath': its columns are '{'/9j/' * 15}', 'a c"),
         ("", Wanted(), "no column 'filepath'"),
         ('filepath\ttitle\na\t"b\nc\td\n', Wanted(), "is a quote never closed"),
     ],
 )
-def test_a_csv_that_cannot_be_meant_is_refused(tmp_path, text, wanted, reason):
+def test_a_csv_that_cannot_be_meant_is_refused(tmp_path, limit, text, wanted, reason):
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(UserError) as error:
         rows_of(open_source(str(tmp_path / "t.csv"), wanted), tmp_path / "work")
@@ -261,24 +274,21 @@ def test_a_stream(tmp_path):
 
 def test_images_of_a_stream_behind_urls_are_fetched(tmp_path):
     image = image_bytes(5)
-    fsspec.filesystem("memory").pipe("/pack/a.jpg", image)
-    cells = [{"path": "memory://pack/a.jpg", "bytes": None}, {"path": "memory://pack/gone.jpg", "bytes": None}]
-    features = datasets.Features({"image": datasets.Image(decode=False), "text": datasets.Value("string")})
-    data = datasets.Dataset.from_dict({"image": cells, "text": ["x", "y"]}, features).to_iterable_dataset()
-    source = hf_datasets.stream_rows(data, {"name": "s", "split": "train"}, ["image", "text"], None, None)
-    found = rows_of(source, tmp_path / "work")
-    assert found[0].image == image and found[1].image == "memory://pack/gone.jpg"
-
-
-def test_a_stream_reads_no_file_of_this_machine_and_no_more_than_an_image(tmp_path, monkeypatch):
-    (tmp_path / "secret").write_text("secret")
-    for path in (f"file://{tmp_path}/secret", f"FILE://{tmp_path}/secret", f"zip://a.jpg::{tmp_path}/secret"):
-        assert hf_datasets._fetched({"path": path, "bytes": None}) == {"path": path, "bytes": None}
-    fsspec.filesystem("memory").pipe("/pack/large.jpg", bytes(100))
-    cell = {"path": "memory://pack/large.jpg", "bytes": None}
-    assert hf_datasets._fetched(cell)["bytes"] == bytes(100)
-    monkeypatch.setattr(hf_datasets, "MAX_BYTES", 99)
-    assert hf_datasets._fetched(cell) == cell
+    (tmp_path / "a.jpg").write_bytes(image)
+    with web(tmp_path) as (url, _):
+        cells = [{"path": f"{url}/{name}.jpg", "bytes": None} for name in ("a", "gone")]
+        cells.append({"path": f"file://{tmp_path}/a.jpg", "bytes": None})
+        features = datasets.Features({"image": datasets.Image(decode=False), "text": datasets.Value("string")})
+        data = datasets.Dataset.from_dict({"image": cells, "text": ["x", "y", "z"]}, features).to_iterable_dataset()
+        source = hf_datasets.stream_rows(data, {"name": "s", "split": "train"}, ["image", "text"], None, None)
+        packed = pack(source, tmp_path / "tars")
+        found = rows_of(source, tmp_path / "work")
+    assert [row.image for row in found] == [image, None, None] and [row.name for row in found] == [
+        cell["path"] for cell in cells
+    ]
+    assert packed.samples == 1
+    assert packed.skipped == dict.fromkeys([row.fault for row in found[1:]], 1)
+    assert packed.examples[found[2].fault] == [cells[2]["path"]]
 
 
 def test_rows_that_are_not_utf_8_are_counted_and_other_tables_are_told(tmp_path):

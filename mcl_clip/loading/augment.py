@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torchvision.transforms.functional import center_crop
 
 from mcl_clip.loading.decode import decode_pil, decode_rgb
+from mcl_clip.loading.long_images import centre_of_resized, is_long
 from mcl_clip.openclip.transforms import AugmentationCfg, PreprocessCfg, image_transform_v2, merge_preprocess_dict
 
 WORDS = 24  # 64-bit random words a sample may use: two for each of ten tries, two for the corner
 _TRIES = 10
-_EXTREME = 16  # times its centre part is what an evaluation keeps of a picture
 _SLOW = ("color_jitter_prob", "gray_scale_prob", "use_timm")
 
 
@@ -72,21 +72,27 @@ class EvalTransform:
     def __call__(self, data: bytes, words: np.ndarray | None = None) -> tuple[torch.Tensor, bool]:
         image, fast = decode_rgb(data)
         height, width = image.shape[1:]
+        in_part = is_long(height, width)
         if self.resize_mode == "squash":
+            if in_part and height > width:  # or the kernel widens every row before it drops most
+                image = resize(image, (self.size[0], width), self.interpolation)
             return resize(image, self.size, self.interpolation), fast
-        if self.resize_mode == "shortest":
-            image = _without_ends(image, self.size)
-            height, width = image.shape[1:]
         if self.resize_mode == "shortest" and self.size[0] == self.size[1]:
             short, long = sorted((height, width))
             target = (self.size[0], int(self.size[0] * long / short))
-            image = resize(image, target if height <= width else target[::-1], self.interpolation)
+            target = target if height <= width else target[::-1]
+            if in_part:
+                return centre_of_resized(image, target, self.size, self.interpolation), fast
+            image = resize(image, target, self.interpolation)
             return center_crop(image, list(self.size)), fast
         across = (height / self.size[0], width / self.size[1])
         longest = self.resize_mode == "longest"
         factor = max(across) if longest else min(across)
         mode = self.interpolation if longest else "bicubic"
-        image = resize(image, (max(1, round(height / factor)), max(1, round(width / factor))), mode)
+        target = max(round(height / factor), 1), max(round(width / factor), 1)
+        if in_part and not longest:
+            return centre_of_resized(image, target, self.size, mode), fast
+        image = resize(image, target, mode)
         return _centre(image, self.size, self.fill_color), fast
 
 
@@ -203,16 +209,6 @@ def resize(image: torch.Tensor, size: tuple[int, int], mode: str) -> torch.Tenso
     # Interleaved, as decoded; only with the strides of a whole batch does the kernel take its fast path for that.
     pixels = image.permute(1, 2, 0).contiguous()[None].permute(0, 3, 1, 2)
     return F.interpolate(pixels, size=tuple(size), mode=mode, antialias=True)[0]
-
-
-def _without_ends(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """A picture without what is far from the centre part of `size`'s shape: a line of 1 x 60,000 pixels, resized to a
-    height of 224, would be 13 million wide before it is cut. Ordinary pictures stay as they are.
-    """
-    scale = min(image.shape[1] / size[0], image.shape[2] / size[1])
-    kept = [min(image.shape[1 + axis], math.ceil(_EXTREME * scale * size[axis])) for axis in (0, 1)]
-    top, left = (image.shape[1] - kept[0]) // 2, (image.shape[2] - kept[1]) // 2
-    return image[:, top : top + kept[0], left : left + kept[1]]
 
 
 def _centre(image, size, fill):

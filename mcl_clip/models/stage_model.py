@@ -22,7 +22,7 @@ from mcl_clip.models.image_stage import (
     save_image_stage,
 )
 from mcl_clip.openclip.models import TEXT_FOLDER, create_model
-from mcl_clip.openclip.tokenizers import HFTokenizer, get_tokenizer
+from mcl_clip.openclip.tokenizers import HFTokenizer, check_arguments, get_tokenizer
 from mcl_clip.openclip.towers import QuickGELU
 from mcl_clip.openclip.transforms import PreprocessCfg, image_transform_v2
 
@@ -79,6 +79,8 @@ def load_stage_model(
         with torch.random.fork_rng(devices=[]):
             model = create_model(f"local-dir:{directory}", precision=precision, device=device)
         tokenizer = get_tokenizer(f"local-dir:{directory}")
+    except UserError:
+        raise
     except (SafetensorError, EOFError) as error:
         raise UserError(f"{weights} is truncated or no safetensors file ({error}); write it again") from None
     except (RuntimeError, ValueError, KeyError, TypeError, OSError) as error:
@@ -145,8 +147,10 @@ def save_tokenizer(tokenizer: Any, text_cfg: Mapping[str, Any], directory: Path)
     """Store a Hugging Face tokenizer's files beside the model, fetching them by name when none is given."""
     name = text_cfg["hf_tokenizer_name"]
     if tokenizer is None:
+        arguments = text_cfg.get("tokenizer_kwargs") or {}
+        check_arguments(f"the tokenizer {name}", arguments)
         try:
-            tokenizer = HFTokenizer(name, **(text_cfg.get("tokenizer_kwargs") or {}))
+            tokenizer = HFTokenizer(name, trust_remote_code=False, **arguments)
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"the tokenizer {name} of this model cannot be loaded ({reason})") from None

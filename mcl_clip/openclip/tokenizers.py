@@ -1,50 +1,82 @@
-"""Tokenizers by class, and that of a model."""
+"""Tokenizers by class, and by a model's name without running what its configuration may name."""
 
+import contextlib
 import json
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import open_clip
+import open_clip.factory
+from open_clip.factory import _get_hf_config
 from open_clip.tokenizer import HFTokenizer as HFTokenizer
 from open_clip.tokenizer import SimpleTokenizer as SimpleTokenizer
 
 from mcl_clip.errors import UserError
-from mcl_clip.openclip.configs import parse_model_name
-from mcl_clip.openclip.downloads import download_pretrained_from_hf
+from mcl_clip.openclip.configs import get_model_config, parse_model_name
 
-CONFIG_NAME = "open_clip_config.json"
-_KNOWN = {
-    *("clean", "language", "strip_sep_token", "additional_special_tokens", "reduction_mask", "src_lang", "tgt_lang"),
-    *("use_fast", "add_prefix_space", "do_lower_case", "model_max_length", "padding_side", "truncation_side", "legacy"),
-    *("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"),
-}
-
-
-def get_tokenizer(name: str, cache_dir: str | None = None, context_length: int | None = None) -> Any:
-    """open_clip's tokenizer of a model; `UserError` for a configuration that could make it run a directory's code.
-
-    open_clip hands `tokenizer_kwargs` of a configuration to transformers, which runs such code for `trust_remote_code`.
-    """
-    schema, identifier = parse_model_name(name)
-    if schema == "local-dir":
-        _check(name, Path(identifier) / CONFIG_NAME)
-    elif schema == "hf-hub":
-        try:
-            path = download_pretrained_from_hf(identifier, filename=CONFIG_NAME, cache_dir=cache_dir)
-        except Exception:  # open_clip then goes without the configuration, and without what it would ask for
-            path = None
-        if path:
-            _check(name, Path(path))
-    return open_clip.get_tokenizer(name, cache_dir=cache_dir, context_length=context_length)
+HARMLESS = {
+    "add_bos", "add_bos_token", "add_eos", "add_eos_token", "add_prefix_space", "additional_special_tokens",
+    "bos_token", "clean", "clean_up_tokenization_spaces", "cls_token", "do_lower_case", "eos_token", "extra_ids",
+    "language", "legacy", "mask_token", "model_max_length", "pad_token", "padding_side", "reduction_mask", "sep_token",
+    "src_lang", "strip_sep_token", "tgt_lang", "truncation_side", "unk_token", "use_fast",
+}  # fmt: skip
+"""What `tokenizer_kwargs` may hold: how text is cut into tokens; no code, no file and no place where one is had."""
 
 
-def _check(name: str, path: Path) -> None:
+def get_tokenizer(model_name: str, context_length: int | None = None, cache_dir: str | None = None) -> Any:
+    """Open_clip's, which hands `tokenizer_kwargs` of a model's configuration on as they are; `UserError` for others
+    than the harmless ones, such as `trust_remote_code`."""
+    check_arguments(_place(model_name), _text_cfg(model_name, cache_dir).get("tokenizer_kwargs", {}))
+    with _no_code():
+        return open_clip.get_tokenizer(model_name, context_length=context_length, cache_dir=cache_dir)
+
+
+@contextlib.contextmanager
+def _no_code() -> Iterator[None]:
+    """Inside, open_clip's factory says no outright: left open, transformers asks at a terminal whether code may run."""
+
+    def without_code(*args: Any, **kwargs: Any) -> HFTokenizer:
+        return HFTokenizer(*args, **kwargs | {"trust_remote_code": False})
+
+    open_clip.factory.HFTokenizer = without_code
     try:
-        asked = json.loads(path.read_text(encoding="utf-8"))["model_cfg"]["text_cfg"]["tokenizer_kwargs"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return  # nothing is asked, or open_clip says what is wrong
-    if isinstance(asked, dict) and (foreign := sorted(set(asked) - _KNOWN)):
-        raise UserError(
-            f"{name}: tokenizer_kwargs of its {CONFIG_NAME} holds {foreign[0]!r}, which is not handed to a tokenizer; "
-            "take it out if you trust the model without it"
-        )
+        yield
+    finally:
+        open_clip.factory.HFTokenizer = HFTokenizer
+
+
+def _text_cfg(model_name: str, cache_dir: str | None) -> Mapping[str, Any]:
+    """The text tower's part of the configuration that open_clip reads for its tokenizer; empty where it has none."""
+    schema, identifier = parse_model_name(model_name)
+    if schema == "hf-hub":
+        try:
+            config = _get_hf_config(identifier, cache_dir=cache_dir).get("model_cfg")
+        except Exception:  # whatever it is, open_clip goes on with the repository's tokenizer
+            config = None
+    else:
+        config = get_model_config(model_name)
+    text_cfg = config.get("text_cfg", {}) if isinstance(config, Mapping) else {}
+    if not isinstance(text_cfg, Mapping):
+        raise UserError(f"{_place(model_name)}: text_cfg is not an object")
+    return text_cfg
+
+
+def check_arguments(place: str, given: Any) -> None:
+    """`UserError`, which names the `place` of a configuration, for `tokenizer_kwargs` that are not all harmless."""
+    if not isinstance(given, Mapping):
+        raise UserError(f"{place}: tokenizer_kwargs is not an object")
+    for key, value in given.items():
+        if key not in HARMLESS or not _is_plain(value):
+            raise UserError(
+                f"{place}: tokenizer_kwargs has {key!r}: {json.dumps(value)[:60]}, which may run code or "
+                "read files from elsewhere; take it out if the tokenizer works without"
+            )
+
+
+def _is_plain(value: Any) -> bool:
+    scalars = value if isinstance(value, list) else [value]
+    return all(each is None or isinstance(each, str | int | float) for each in scalars)
+
+
+def _place(model_name: str) -> str:
+    schema, identifier = parse_model_name(model_name)
+    return f"{identifier}/open_clip_config.json" if schema == "local-dir" else model_name

@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from mcl_clip.errors import UserError
-from mcl_clip.packing.images import MAX_BYTES
-from mcl_clip.packing.rows import Columns, Row, Unit, choose_columns, cut
+from mcl_clip.packing.rows import Columns, Row, Skip, Unit, choose_columns, cut
+from mcl_clip.packing.urls import read_url
 
 BATCH = 64
-
-_LOCAL = ("file", "local")
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,13 @@ class StreamedRows:
         rest = iter(lambda: self._take(self._taken), None)
         for record in islice(chain([self._next], rest), unit.rows):
             assert record is not None
-            yield self.columns.row(record | {self.columns.image: _fetched(record[self.columns.image])})
+            yield self._row(record)
+
+    def _row(self, record: dict[str, Any]) -> Row:
+        try:
+            return self.columns.row(record | {self.columns.image: _fetched(record[self.columns.image])})
+        except Skip as skip:
+            return self.columns.row(record)._replace(image=None, fault=str(skip))
 
     def _take(self, row: int) -> dict[str, Any] | None:
         """The row with this number, None behind the last."""
@@ -137,20 +141,10 @@ def _undecoded(data: Any, columns: Columns) -> Any:
 
 
 def _fetched(cell: Any) -> Any:
-    """A cell whose image lies behind a URL, with its bytes; what names a file of this machine so is left alone."""
-    import fsspec
-
-    path = str(cell.get("path")) if isinstance(cell, dict) else ""
-    links = path.split("::")
-    local = "://" not in links[-1] or any(link.partition("://")[0].lower() in _LOCAL for link in links)
-    if local or cell.get("bytes"):
+    """A cell whose image lies behind a URL, with its bytes; `Skip` when they cannot be had."""
+    if not isinstance(cell, dict) or cell.get("bytes") or "://" not in str(cell.get("path")):
         return cell
-    try:
-        with fsspec.open(path, "rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except Exception:  # the row is skipped, and counted
-        return cell
-    return cell if len(data) > MAX_BYTES else {**cell, "bytes": data}
+    return {**cell, "bytes": read_url(str(cell["path"]))}
 
 
 def _said(error: Exception) -> str:

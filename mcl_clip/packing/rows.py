@@ -93,7 +93,7 @@ def choose_columns(
             having = f"{len(found)} columns" if found else "no column" if asked else "0 columns"
             raise UserError(
                 f"{source} has {having} {repr(asked) if asked else 'that may hold it'}: its "
-                f"columns are {', '.join(map(repr, names[:20]))}; name one with --csv-{flag}-key"
+                f"columns are {', '.join(repr(name[:60]) for name in names[:20])}; name one with --csv-{flag}-key"
             )
         chosen.append(found[0])
     return Columns(chosen[0], chosen[1], os.path.abspath(base))

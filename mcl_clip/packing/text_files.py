@@ -88,8 +88,8 @@ def open_delimited(
     Raises `UserError` that lists the columns and, where another separator would find them, names that.
     """
     separator = {"\\t": "\t", "tab": "\t"}.get(separator, separator)
-    if len(separator) != 1:
-        raise UserError(f"--csv-separator {separator!r}: give one character")
+    if len(separator) != 1 or separator in '"\r\n':
+        raise UserError(f"--csv-separator {separator!r}: give one character, neither a quote nor a line's end")
     identity = {"kind": "csv", "file": file_identity(path), "separator": separator, "columns": [image, caption]}
     with open(path, "rb") as file:
         header = next(iter(_Lines(file, 0)), "")
