@@ -1,9 +1,12 @@
 """Flags and tars -> a run that may begin: data indexed, mistakes refused, the directory this recipe's."""
 
 from functools import partial
+from pathlib import Path
 
+from mcl_clip.errors import UserError
 from mcl_clip.shards.apart import Apart
 from mcl_clip.shards.captions import NO_CAPTIONS
+from mcl_clip.shards.manifest import Manifest
 from training.arrows.job import Job
 from training.arrows.source import open_or_index, packed
 from training.checks import check_data, check_fit
@@ -38,8 +41,18 @@ def begin(recipe: Recipe, directory: RunDirectory, ranks: Ranks, preemption: Pre
     check_data(recipe, source, reads_captions)
     to_fit = source if source.apart else held_out
     if recipe.fusion == "fitted":
-        ranks.share(lambda: check_fit(recipe, source, to_fit))
+        ranks.share(lambda: _check_fit(recipe, source, to_fit, directory))
     validation = Validation(recipe, held_out, ranks.device)
     trackers = Trackers(recipe, to_plain(recipe), silent=not ranks.is_first)
     ranks.on_first(lambda: commit(directory, recipe))
     return Job(recipe, directory, source, ranks, preemption, trackers, validation, to_fit)
+
+
+def _check_fit(recipe: Recipe, source: Manifest, to_fit: Manifest | None, directory: RunDirectory) -> None:
+    """As `check_fit`; an index of ours that sets too few apart goes, for another share is another index."""
+    try:
+        check_fit(recipe, source, to_fit)
+    except UserError:
+        if source.apart and Path(source.directory) == directory.source:
+            (directory.source / "manifest.json").unlink()
+        raise
