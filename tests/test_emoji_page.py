@@ -100,7 +100,7 @@ def test_confirming_compares_with_every_control_once_all_runs_are_there(tmp_path
         return
     assert f"seeds: {', '.join(f'{artist} 3' for artist in CONFIRMING_ARTISTS)}." in text
     for name in CONTROLS:
-        found = row_of(text.split("Every arm, percent")[0], name)
+        found = row_of(text.split("Every arm that")[0], name)
         assert found[1].startswith("-8.0 ± " if name == SHUFFLED else "+22.0 ± ")
         assert found[2] == ("loses" if name == SHUFFLED else "wins") and found[3] == "1.0"
     secondary = text.split("Secondary: ")

@@ -67,7 +67,7 @@ def confirmed(results: Results, study: str) -> str:
             text,
             _other_fusions(results, arms, places),
             _types(results, arms, places),
-            "Every arm, percent:\n\n" + _arms(results, arms, places),
+            "Every arm that has run on all artists, percent:\n\n" + _arms(results, arms, places),
         )
     )
 
@@ -116,7 +116,7 @@ def _gaps(
 
 def _arms(results: Results, arms: dict[str, Arm], places: Sequence[str]) -> str:
     rows = []
-    for arm in arms.values():
+    for arm in (arm for arm in arms.values() if all(results.scores(arm, place) for place in places)):
         for fusion in FUSIONS:
             values = [mean_of(results, arm, places, measure, fusion) for measure in ("pairs", *SECONDARY)]
             values += [mean_of(results, arm, places, f"pairs {kind}", fusion) for kind in TYPES]
