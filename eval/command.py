@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -19,7 +18,7 @@ from mcl_clip.artifacts import check_place
 from mcl_clip.errors import UserError, exit_on_user_error
 from mcl_clip.fusion.load import counted
 from mcl_clip.help_text import with_examples
-from mcl_clip.launch import one_process
+from mcl_clip.launch import is_first_process, one_process
 from mcl_clip.openclip.distributed import check_device, init_distributed_device
 
 
@@ -115,7 +114,7 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check_outputs(args: argparse.Namespace) -> None:
     """`UserError` where a flag of any task names a place that cannot be written, told before a model is loaded."""
-    if int(os.environ.get("RANK", "0")):  # the first rank writes, perhaps on a disk of its own
+    if not is_first_process():  # the first rank writes, perhaps on a disk of its own
         return
     for name in ("output", "csv", "html"):
         if place := getattr(args, name, None):
@@ -148,7 +147,7 @@ def load_scored_model(args: argparse.Namespace) -> ScoredModel:
 
 def tell(notes: Sequence[str]) -> None:
     """Say what a person is to know of the data, on stderr, once and from the first rank."""
-    for note in dict.fromkeys(notes if int(os.environ.get("RANK", "0")) == 0 else ()):
+    for note in dict.fromkeys(notes if is_first_process() else ()):
         print(f"note: {note}", file=sys.stderr)
 
 

@@ -1,7 +1,6 @@
 """mcl-eval: many tasks, one load of the model, one table, a scores file a task."""
 
 import argparse
-import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from eval.suite import Entry, Planned
 from eval.task import Results
 from mcl_clip.artifacts import atomic_path, check_place
 from mcl_clip.errors import UserError, exit_on_user_error, machine_error
+from mcl_clip.launch import is_first_process
 from mcl_clip.openclip.distributed import check_device
 
 EXAMPLES = (
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     entries = suite.from_file(args.suite) if args.suite else suite.from_words(args.tasks)
     planned = suite.plan(entries, batch_size=args.batch_size, limit=args.limit)
     check_device(args.device)
-    if int(os.environ.get("RANK", "0")) == 0:
+    if is_first_process():
         check_place("--output", args.output, directory=True)
     for each in planned:
         check_outputs(each.args)

@@ -2,13 +2,12 @@
 
 import errno
 import functools
-import os
 import re
 import sys
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
 
-from mcl_clip.launch import take_slurm
+from mcl_clip.launch import is_first_process, take_slurm
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
@@ -64,7 +63,7 @@ def exit_on_user_error(main: Callable[..., int | None]) -> Callable[..., int]:
             return main(*args, **kwargs) or 0
         except Exception as raised:
             error = as_user_error(raised)
-            if int(os.environ.get("RANK", "0")) == 0:
+            if is_first_process():
                 print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             sys.exit(2)
 

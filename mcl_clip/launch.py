@@ -44,11 +44,16 @@ def take_slurm() -> None:
     os.environ.update(as_torchrun(os.environ))
 
 
+def is_first_process() -> bool:
+    """Whether this process is the first of its job, or alone, by torchrun's word (see `take_slurm`)."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 def one_process(main: Callable[..., int]) -> Callable[..., int]:
     """For a command that works in one process: of the ranks of one job the first works, the others end at once."""
 
     @functools.wraps(main)
     def wrapped(*args, **kwargs) -> int:
-        return main(*args, **kwargs) if int(os.environ.get("RANK", "0")) == 0 else 0
+        return main(*args, **kwargs) if is_first_process() else 0
 
     return wrapped

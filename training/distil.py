@@ -1,7 +1,6 @@
 """mcl-distill: a fused model in, one model of a stage's size out."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from mcl_clip.errors import UserError, exit_on_user_error
 from mcl_clip.fusion.files import extract_stage, is_fused, load_fused
 from mcl_clip.help_text import with_examples
-from mcl_clip.launch import take_slurm
+from mcl_clip.launch import is_first_process, take_slurm
 from mcl_clip.models.stage_model import is_stage
 from mcl_clip.world import appears
 from training.arrows.student import student_arguments
@@ -55,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _last_stage(teacher: Path, output: Path) -> Path:
     """The last stage of a fused model as a directory of its own, from which the student starts."""
     directory = output / FIRST
-    if os.environ.get("RANK", "0") == "0" and not is_stage(directory):
+    if is_first_process() and not is_stage(directory):
         output.mkdir(parents=True, exist_ok=True)
         fused = load_fused(teacher)
         extract_stage(fused, fused.num_stages - 1, directory)

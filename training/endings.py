@@ -4,6 +4,7 @@ import os
 import sys
 
 from mcl_clip.errors import UserError, as_user_error
+from mcl_clip.launch import is_first_process
 from training.ranks import RankLost, Ranks
 
 
@@ -31,7 +32,7 @@ def say(line: str) -> None:
 
 
 def _refuse(ranks: Ranks | None, error: UserError) -> int:
-    if ranks.fail(error) if ranks else _env_rank() == 0:
+    if ranks.fail(error) if ranks else is_first_process():
         say(f"error: {error}")
     if ranks:
         ranks.told()
@@ -41,9 +42,5 @@ def _refuse(ranks: Ranks | None, error: UserError) -> int:
 def _follow(cause: RankLost) -> int:
     """End as the rank that failed ended; it has told why."""
     if cause.status == 1:
-        say(f"rank {_env_rank()} ends: {cause}; see the traceback of that rank")
+        say(f"rank {os.environ.get('RANK', '0')} ends: {cause}; see the traceback of that rank")
     return cause.status
-
-
-def _env_rank() -> int:
-    return int(os.environ.get("RANK", "0"))
