@@ -12,13 +12,14 @@ from typing import Any, BinaryIO
 
 from mcl_clip.errors import UserError
 from mcl_clip.packing.rows import Columns, Row, Unit, choose_columns, file_identity
+from mcl_clip.shards.grouping import is_utf8
 
 MAX_LINE = 1 << 26  # bytes; an image in base64 fits
 
 
 class _Lines:
     """Lines of text from a byte offset on; `offset` is where the next one starts. Bytes that are not UTF-8 are kept
-    as surrogates, for `_is_text` to see.
+    as surrogates, for `is_utf8` to see.
     """
 
     def __init__(self, file: BinaryIO, offset: int):
@@ -58,7 +59,7 @@ class DelimitedRows:
             for values in islice(self._parse(_Lines(file, unit.at[0])), unit.rows):
                 if len(values) < len(self.names):
                     yield Row(None, [], fault="the row has fewer columns than the header")
-                elif not _is_text("".join(values)):
+                elif not is_utf8("".join(values)):
                     yield Row(None, [], fault="the row is not UTF-8: save the file as UTF-8")
                 else:
                     yield self.columns.row(dict(zip(self.names, values, strict=False)))
@@ -101,14 +102,6 @@ def open_delimited(
                 raise UserError(f"{path} separates its columns by {other!r}: add --csv-separator {_shell(other)}")
     columns = choose_columns(path, names, base, image, caption)
     return DelimitedRows(path, separator, names, columns, identity)
-
-
-def _is_text(line: str) -> bool:
-    try:
-        line.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _fields(path: Path, line: str, separator: str) -> list[str]:
@@ -161,7 +154,7 @@ def json_records(path: Path, unit: Unit) -> Iterator[Any]:
     with open(path, "rb") as file:
         for line in islice(filter(str.strip, _Lines(file, unit.at[0])), unit.rows):
             try:
-                yield json.loads(line) if _is_text(line) else None
+                yield json.loads(line) if is_utf8(line) else None
             except (ValueError, RecursionError):
                 yield None
 

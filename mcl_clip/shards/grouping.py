@@ -39,7 +39,7 @@ def members_of(buffer: Any, start: int, stop: int, key: str) -> list[Member]:
 
 
 def _belongs(name: str, strays: list[str] | None) -> bool:
-    if not _is_utf8(name):
+    if not is_utf8(name):
         raise TarError(f"member name {name!r} is not UTF-8")
     if name.startswith("/") or (".." in name and ".." in name.split("/")):
         raise TarError(f"member {name!r} leaves the directory")
@@ -111,9 +111,10 @@ def is_hidden(name: str) -> bool:
     return _base(name).startswith(".") or (head.startswith("__") and len(head) > 3 and head.endswith("__"))
 
 
-def _is_utf8(name: str) -> bool:
+def is_utf8(text: str) -> bool:
+    """Whether text holds none of the surrogates by which Python keeps bytes that are not UTF-8."""
     try:
-        name.encode()
+        text.encode()
     except UnicodeEncodeError:
         return False
     return True
