@@ -112,22 +112,21 @@ def pair_metrics(scores: PairSimilarities, pairs: Sequence[MMVPPair]) -> tuple[d
     hits = scores.pair_correct
     by_type = mean_of_groups(hits, types)
     simple = {
-        "text_accuracy": scores.correct.mean(1),
-        "same_image_rate": scores.same_image,
-        "image_similarity": scores.images,
-        "text_similarity": scores.texts,
+        "text_accuracy": (scores.correct.mean(1), bootstrap_mean),
+        "same_image_rate": (scores.same_image, share_interval),
+        "image_similarity": (scores.images, bootstrap_mean),
+        "text_similarity": (scores.texts, bootstrap_mean),
     }
     metrics = {
         "pair_accuracy": float(np.mean(list(by_type.values()))),
-        **{name: float(values.mean()) for name, values in simple.items()},
+        **{name: float(values.mean()) for name, (values, _) in simple.items()},
         "chance": CHANCE,
         "n_pairs": len(pairs),
         **{f"pair_accuracy/{name}": value for name, value in by_type.items()},
     }
     intervals = {
         "pair_accuracy": share_interval(hits) if len(by_type) == 1 else bootstrap_mean_of_groups(hits, types),
-        **{name: bootstrap_mean(values) for name, values in simple.items()},
-        "same_image_rate": share_interval(scores.same_image),
+        **{name: interval(values) for name, (values, interval) in simple.items()},
         **{f"pair_accuracy/{name}": share_interval(hits[_members(types, name)]) for name in by_type},
     }
     return metrics, intervals
