@@ -9,15 +9,13 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch.utils.data import DataLoader, Dataset
-from torchvision.datasets.folder import default_loader
 from tqdm import tqdm
 
 from mcl_clip.errors import UserError
 from mcl_clip.loading.augment import EvalTransform, eval_transform
 from mcl_clip.loading.class_folders import list_images, visible_folders
-from mcl_clip.loading.decode import DecodeError
+from mcl_clip.loading.decode import DecodeError, decode_pil
 from mcl_clip.loading.normalize import Normalize
 from mcl_clip.openclip.precision import get_autocast, get_input_dtype
 from mcl_clip.openclip.transforms import PreprocessCfg, image_transform_v2
@@ -147,8 +145,8 @@ class _ClassFolders(Dataset):
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor] | None:
         file, label = self._files[index]
         try:
-            return self._transform(default_loader(str(file))), torch.tensor(label)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # as PIL's decoders say it
+            return self._transform(decode_pil(file.read_bytes())), torch.tensor(label)
+        except (OSError, DecodeError):
             return None
 
 
