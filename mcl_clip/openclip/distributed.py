@@ -18,5 +18,5 @@ def check_device(name: str) -> None:
     if kind not in ("cpu", "cuda"):
         try:
             torch.empty(0, device=name)
-        except (RuntimeError, AssertionError, NotImplementedError, ImportError):
+        except (RuntimeError, AssertionError, ImportError):
             raise UserError(f"--device is {name!r}, which this PyTorch cannot use here; give --device cpu") from None
